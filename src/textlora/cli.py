@@ -1,0 +1,357 @@
+"""Words in: parse, call one verb, print, exit code. Results go to stdout, everything else to stderr.
+
+torch is imported only inside a verb, so that `--help` and `plan` answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+import textlora
+from textlora import config as configs
+from textlora.config import Config
+from textlora.errors import ResourceError, TextLoraError, UsageError
+
+INTERRUPTED = 130
+HEADLINE = "Chip maker lifts its forecast as orders for satellite phones double"
+Result = dict[str, Any]
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises a UsageError instead of exiting, so that a mistyped flag gets the same treatment as any mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, f"see: {self.prog} --help")
+
+
+# ------------------------------------------------------------------------------------------------------------ parsing
+
+
+def parser() -> Parser:
+    """All verbs with their flags. Flags of settings are made from `textlora.config.Config`."""
+    top = Parser("textlora", description="Train, judge and use LoRA text classifiers inside a budget of parameters.", allow_abbrev=False)
+    top.add_argument("--version", action="version", version=f"textlora {textlora.__version__}")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
+
+    _verb(verbs, quickstart, "train, judge and try a classifier on the embedded corpus", _out_flags)
+    _verb(verbs, plan, "count trainable parameters before anything is loaded", _plan_flags)
+    _verb(verbs, train, "train a classifier", _train_flags)
+    _verb(verbs, evaluate, "score a run on a split", _evaluate_flags)
+    _verb(verbs, classify, "label texts given on the command line", _classify_flags)
+    _verb(verbs, predict, "label every row of a file", _predict_flags)
+    _verb(verbs, inspect, "count what is in an adapter folder", _inspect_flags)
+    return top
+
+
+def _verb(verbs: Any, run: Callable[[argparse.Namespace], Result], help: str, flags: Callable[[Parser], None]) -> None:
+    one = verbs.add_parser(run.__name__, help=help, description=(run.__doc__ or help), allow_abbrev=False)
+    flags(one)
+    one.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    one.set_defaults(run=run)
+
+
+def _out_flags(one: Parser) -> None:
+    one.add_argument("--out", default="", metavar="DIR", help="run folder [runs/<date>-<base>-<data>]")
+    one.add_argument("--overwrite", action="store_true", help="replace an existing run")
+
+
+def _setting_flags(one: Parser) -> None:
+    one.add_argument("--recipe", metavar="R", help=f"a shipped recipe or a TOML file [{configs.DEFAULT_RECIPE}]")
+    for name, field in configs.setting_fields().items():
+        spellings = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
+        metavar = name.split("_")[-1].upper()
+        one.add_argument(*spellings, dest=name, metavar=metavar, help=field.metadata["help"].replace("%", "%%"))
+        one.set_defaults(**{name: None})
+
+
+def _plan_flags(one: Parser) -> None:
+    _setting_flags(one)
+    one.add_argument("--num-labels", "--num_labels", type=int, metavar="C", help="labels [4]", default=4)
+
+
+def _train_flags(one: Parser) -> None:
+    _setting_flags(one)
+    _out_flags(one)
+    one.add_argument("--resume", action="store_true", help="go on with the run in --out from its newest good checkpoint")
+
+
+def _run_flags(one: Parser) -> None:
+    one.add_argument("model", metavar="RUN", help="run folder or bare adapter folder")
+    one.add_argument("--base-weights", "--base_weights", default="", metavar="DIR", help="folder with the base's files")
+    one.add_argument("--tokenizer", default="", metavar="DIR", help="folder with tokenizer files [the adapter's]")
+    one.add_argument("--allow-other-base", "--allow_other_base", action="store_true", help="accept other base weights")
+    one.add_argument("--precision", default="auto", choices=configs.CHOICES["precision"], help="[auto]")
+
+
+def _evaluate_flags(one: Parser) -> None:
+    _run_flags(one)
+    one.add_argument("--data", required=True, metavar="D", help="a name, a folder or a file")
+    one.add_argument("--split", default="", help="train, validation or test [test; a single file needs none]")
+    one.add_argument("--text-column", "--text_column", action="append", default=[], metavar="COLUMN", help="[as trained]")
+    one.add_argument("--label-column", "--label_column", default="", metavar="COLUMN", help="[as trained]")
+    one.add_argument("--out", default="", metavar="DIR", help="where the report goes [the run]")
+
+
+def _classify_flags(one: Parser) -> None:
+    _run_flags(one)
+    one.add_argument("texts", nargs="+", metavar="TEXT")
+
+
+def _predict_flags(one: Parser) -> None:
+    _run_flags(one)
+    one.add_argument("--input", required=True, metavar="FILE", help="CSV, TSV, JSONL, Parquet, or TXT with a text a line")
+    one.add_argument("--output", default="", metavar="FILE", help="[inference_output.csv]")
+    one.add_argument("--format", default="", metavar="F", help="kaggle (ID,Label), csv, jsonl, parquet [by the file's ending]")
+    one.add_argument("--text-column", "--text_column", action="append", default=[], metavar="COLUMN", help="[as trained]")
+    one.add_argument("--overwrite", action="store_true", help="replace an existing output")
+
+
+def _inspect_flags(one: Parser) -> None:
+    one.add_argument("folder", metavar="DIR", help="a run folder or any PEFT LoRA adapter folder")
+
+
+def _config(args: argparse.Namespace, recipe: str = configs.DEFAULT_RECIPE) -> Config:
+    """The recipe with the flags that were given."""
+    given = {name: getattr(args, name, None) for name in configs.setting_fields()}
+    overrides = {name: _value(name, text) for name, text in given.items() if text is not None}
+    return configs.load(args.recipe or recipe, overrides)
+
+
+def _value(name: str, text: str) -> Any:
+    """A flag's text as its setting's type: lists are comma-separated, tables name=value pairs."""
+    wanted = configs.setting_type(name)
+    try:
+        if wanted == dict[str, int]:
+            return {key: int(value) for key, value in (pair.split("=", 1) for pair in text.split(","))}
+        if wanted in (tuple[str, ...], tuple[int, ...]):
+            return [get_args(wanted)[0](item.strip()) for item in text.split(",") if item.strip()]
+        if wanted == int | str:
+            return text if text == configs.MAX else int(text)
+        return wanted(text)
+    except ValueError:
+        kinds = {int: "a whole number", float: "a number", tuple[int, ...]: "whole numbers with commas"}
+        expected = kinds.get(wanted, "pairs like query=8,value=4" if wanted == dict[str, int] else "a whole number or max")
+        raise UsageError(f"--{name.replace('_', '-')} takes {expected}, got {text!r}", "correct the flag") from None
+
+
+# -------------------------------------------------------------------------------------------------------------- verbs
+
+
+def quickstart(args: argparse.Namespace) -> Result:
+    """Train the default on the embedded corpus, judge it on its test rows, classify a headline."""
+    from textlora import predict
+    from textlora.evaluate import evaluate as judge
+    from textlora.train import train as fit
+
+    versions = _versions()
+    _say(f"textlora {textlora.__version__}, Python {versions['python']}, torch {versions['torch']}, {os.cpu_count()} CPUs")
+    run = fit(configs.load("quickstart"), out=args.out, overwrite=args.overwrite, say=_say)
+    report = judge(run.folder, "mini-news", "test").to_dict()
+    answer = predict.load(run.folder).classify([HEADLINE])[0]
+    low, high = report["accuracy_ci"]
+    _out(args, f"test accuracy {report['accuracy']:.3f} ({low:.3f} to {high:.3f} at 95 %, {report['n']} rows, read {report['test_reads']} time)")
+    _out(args, f'"{HEADLINE}" -> {answer["label"]} ({answer["probability"]:.0%})')
+    _out(args, f"written: {run.folder}/adapter (the classifier), /evaluation (figures and pictures), /config.toml, /summary.json")
+    _out(args, f'try:  textlora classify {run.folder} "your text"')
+    _out(args, "      textlora train --data YOUR.csv --out runs/mine")
+    return {"run": str(run.folder), "summary": run.summary(), "test": report, "classified": answer}
+
+
+def _versions() -> dict[str, str]:
+    from textlora import runs
+
+    return runs.versions()
+
+
+def plan(args: argparse.Namespace) -> Result:
+    """Count the trainable parameters of a recipe or of flags, from shapes alone."""
+    from textlora import bases, budget
+
+    config = _config(args)
+    base = bases.find(config.base)
+    result = budget.plan(config, bases.shapes(base, config.base_weights), args.num_labels, base.hub_id).to_dict()
+    _out(args, plan_table(result))
+    return result
+
+
+def plan_table(plan: Result) -> str:
+    """A plan as a small table by group, with other plans that fit."""
+    groups = {"adapters": plan["adapters"], "head": plan["head"], "biases": plan["biases"], "trainable": plan["trainable"]}
+    rows = [f"{plan['base']}, {plan['num_labels']} labels, head {plan['head_kind']}, pooling {plan['pooling']}"]
+    rows += [f"  {name:<10}{count:>12,}" for name, count in groups.items() if count or name != "biases"]
+    rows += [f"  {'of':<10}{plan['total']:>12,}  {plan['trainable_percent']} %"]
+    rows += [f"  {'budget':<10}{plan['budget']:>12,}  {plan['budget'] - plan['trainable']:,} left"]
+    rows += [f"  r {plan['r']}, alpha {plan['lora_alpha']} on {len(plan['modules'])} matrices; the largest r that fits is {plan['largest_r']}"]
+    if plan["neighbours"]:
+        rows += ["also fits:"]
+        rows += [f"  r {n['r']:<4} {n['trainable']:>9,}  {', '.join(n['target_modules'])}" for n in plan["neighbours"]]
+    return "\n".join(rows)
+
+
+def train(args: argparse.Namespace) -> Result:
+    """Train a classifier: labelled texts in, a run folder out."""
+    from textlora.train import train as fit
+
+    config = _resumed(args) if args.resume else _config(args)
+    if config.base_weights.startswith("random:"):
+        _say("WARNING: random base weights: right for counts, shapes and speed, worthless as a classifier")
+    run = fit(config, out=args.out, overwrite=args.overwrite, resume=args.resume, say=_say)
+    _out(args, str(run.folder))
+    return {"run": str(run.folder), "summary": run.summary()}
+
+
+def _resumed(args: argparse.Namespace) -> Config:
+    """The settings of the run to go on with; flags must not say otherwise."""
+    from textlora import runs
+
+    if not args.out:
+        raise UsageError("--resume needs the run to go on with", "name it with --out RUN")
+    kept = runs.open_run(args.out).config()
+    given = {name: getattr(args, name) for name in configs.setting_fields() if getattr(args, name) is not None}
+    other = [name for name, text in given.items() if configs.from_dict({name: _value(name, text)}).to_dict()[name] != kept.to_dict()[name]]
+    if other or args.recipe:
+        flag = f"--{other[0].replace('_', '-')}" if other else "--recipe"
+        raise UsageError(f"--resume keeps the run's own settings, {flag} says otherwise", "leave it out, or start a new run")
+    return kept
+
+
+def evaluate(args: argparse.Namespace) -> Result:
+    """Score a run on one split and write the report beside it."""
+    from textlora.evaluate import evaluate as judge
+
+    split = args.split or ("" if Path(args.data).is_file() else "test")
+    report = judge(
+        args.model, args.data, split, out=args.out, text_column=args.text_column, label_column=args.label_column, **_loading(args)
+    ).to_dict()
+    for warning in report["warnings"]:
+        _say(f"WARNING: {warning}")
+    _out(args, report_table(report))
+    return report
+
+
+def report_table(report: Result) -> str:
+    """A report's headline and its class table."""
+    low, high = report["accuracy_ci"]
+    lines = [
+        f"{report['split']}: accuracy {report['accuracy']:.4f} (95 % {low:.4f} to {high:.4f}) on {report['n']} rows",
+        f"precision {report['precision']:.4f}  recall {report['recall']:.4f}  F1 {report['f1']:.4f}  "
+        f"(macro {report['precision_macro']:.4f}  {report['recall_macro']:.4f}  {report['f1_macro']:.4f})  ECE {report['ece']:.4f}",
+    ]
+    width = max(len("class"), *(len(row["label"]) for row in report["per_class"]))
+    lines.append(f"{'class':<{width}}  accuracy  precision      F1     right  most often taken for")
+    for row in report["per_class"]:
+        taken = ", ".join(f"{c['label']} {c['count']}" for c in row["top_confusions"])
+        right = f"{row['correct']}/{row['total']}"
+        lines.append(f"{row['label']:<{width}}    {row['accuracy']:.4f}     {row['precision']:.4f}  {row['f1']:.4f}  {right:>8}  {taken}")
+    if report["test_reads"] is not None:
+        lines.append(f"test read {report['test_reads']} times")
+    return "\n".join(lines)
+
+
+def classify(args: argparse.Namespace) -> Result:
+    """Label texts given on the command line."""
+    from textlora import predict as predicting
+
+    results = predicting.load(args.model, **_loading(args)).classify(args.texts)
+    for result in results:
+        _out(args, f"{result['label']}\t{result['probability']:.3f}\t{result['text']}")
+    return {"results": results}
+
+
+def predict(args: argparse.Namespace) -> Result:
+    """Label every row of a file, in order."""
+    from textlora import predict as predicting
+
+    predictor = predicting.load(args.model, **_loading(args))
+    output = args.output or predicting.DEFAULT_OUTPUT
+    rows = predicting.predict_file(
+        predictor, args.input, output, format=args.format, text_column=args.text_column, overwrite=args.overwrite
+    )
+    _out(args, f"{rows} rows -> {output}")
+    return {"rows": rows, "output": output}
+
+
+def inspect(args: argparse.Namespace) -> Result:
+    """Count what is in an adapter folder, from its config and the header of its safetensors file."""
+    from textlora.inspect import inspect_adapter
+
+    found = inspect_adapter(Path(args.folder))
+    shown = {key: value for key, value in found.items() if key not in ("modules", "neighbours")}
+    _out(args, "\n".join(f"{key:<18}{value}" for key, value in shown.items()))
+    for module in found["modules"]:
+        _out(args, f"  r {module['r']:<4}{module['parameters']:>9,}  {module['name']}")
+    return found
+
+
+def _loading(args: argparse.Namespace) -> dict[str, Any]:
+    return {key: getattr(args, key) for key in ("base_weights", "tokenizer", "allow_other_base", "precision")}
+
+
+# ------------------------------------------------------------------------------------------------- printing, exit codes
+
+
+def _say(line: str) -> None:
+    """To people, beside the result."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _out(args: argparse.Namespace, text: str) -> None:
+    if not args.json:
+        print(text, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code (docs/map.md lists them)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in argv
+    try:
+        args = parser().parse_args(argv)
+        _quiet()
+        result = args.run(args)
+    except KeyboardInterrupt as stop:
+        return _fail(INTERRUPTED, "interrupted", str(stop) or "interrupted", "", as_json)
+    except TextLoraError as error:
+        return _fail(error.code, error.kind, error.message, error.fix, as_json)
+    except (OSError, MemoryError, RuntimeError) as error:
+        code, kind, message, fix = _resource(error)
+        if code is None:
+            raise
+        return _fail(code, kind, message, fix, as_json)
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False, allow_nan=False))
+    return 0
+
+
+def _fail(code: int, kind: str, message: str, fix: str, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"error": {"code": code, "kind": kind, "message": message, "fix": fix}}, ensure_ascii=False))
+    _say(f"textlora: {message}" + (f"\n  {fix}" if fix else ""))
+    return code
+
+
+def _resource(error: Exception) -> tuple[int | None, str, str, str]:
+    """Out of memory and full disks, wherever they come from, as a ResourceError's words; None for anything else."""
+    text = str(error)
+    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text.lower():
+        return ResourceError.code, ResourceError.kind, "out of memory", "use smaller batches: --batch-tokens, --max-length"
+    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text:
+        return ResourceError.code, ResourceError.kind, "the disk is full", "free some space and repeat"
+    return None, "", "", ""
+
+
+def _quiet() -> None:
+    """Libraries' own chatter off: what a user must know, textlora says."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|transformers|peft|accelerate)\b")

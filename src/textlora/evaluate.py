@@ -1,0 +1,170 @@
+"""A run and a split in, a report out: figures, pictures, the surest mistakes, and a verdict made of numbers only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from textlora import data, metrics, plots, predict, runs
+from textlora.baseline import Baseline
+from textlora.data import Split
+from textlora.metrics import Scores
+from textlora.predict import Predictor
+from textlora.runs import Run
+
+REPORT = "report.json"
+TEST = "test"  # a split of this name is read to report, never to choose; each reading is counted
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured on one split; its name travels with the figures, so that splits can't be mixed up."""
+
+    split: str
+    data: str
+    fingerprint: str  # of the split's rows
+    scores: Scores
+    mistakes: list[dict[str, Any]]
+    distribution: dict[str, int]  # predictions by label
+    trainable_parameters: int | None
+    test_reads: int | None  # how often the split named test was scored by this run; None for other splits
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "split": self.split,
+            "data": self.data,
+            "fingerprint": self.fingerprint,
+            **self.scores.to_dict(),
+            "predictions": self.distribution,
+            "trainable_parameters": self.trainable_parameters,
+            "test_reads": self.test_reads,
+            "warnings": list(self.warnings),
+            "confident_mistakes": self.mistakes,
+        }
+
+
+def evaluate(run: str | Path, source: str, split: str = TEST, *, out: str | Path = "", text_column: Sequence[str] = (), label_column: str = "", **loading: Any) -> Report:
+    """Score a run (or a bare adapter) on one split of `source` and write the report.
+
+    A run's report goes into its evaluation/ folder; a bare adapter's only to `out`, if given. `loading` is passed to
+    `predict.load`.
+    """
+    predictor = predict.load(run, **loading)
+    rows = _rows(run, source, split, predictor, text_column, label_column)
+    probabilities = predictor.predict_proba(rows.texts)
+    home = _home(run, out)
+    report = judge(
+        rows,
+        source,
+        probabilities,
+        predictor.labels,
+        home,
+        trainable_parameters=predictor.settings.trainable_parameters,
+        warnings=_overlap(run, rows),
+    )
+    if home and (home.folder / "config.toml").is_file():
+        home.seal()
+    return report
+
+
+def judge(rows: Split, source: str, probabilities: np.ndarray, labels: Sequence[str], home: Run | None, *, trainable_parameters: int | None, warnings: tuple[str, ...] = ()) -> Report:
+    """The report on `rows` from their probabilities (N, C), written under `home`'s evaluation/ if there is one."""
+    scores = metrics.score(rows.labels, probabilities, labels)
+    reads = None
+    if rows.name == TEST and home:
+        seen = {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "data": source, "fingerprint": rows.fingerprint, "accuracy": scores.accuracy}
+        reads = home.record_test_read(seen)
+    report = Report(
+        split=rows.name,
+        data=source,
+        fingerprint=rows.fingerprint,
+        scores=scores,
+        mistakes=metrics.confident_mistakes(rows.labels, probabilities, rows.texts, labels),
+        distribution=metrics.prediction_distribution(probabilities, labels),
+        trainable_parameters=trainable_parameters,
+        test_reads=reads,
+        warnings=warnings,
+    )
+    if home:
+        _write(report, home)
+    return report
+
+
+def _write(report: Report, home: Run) -> None:
+    """report.json holds one report for each split; pictures carry the split in their names."""
+    path = home.evaluation / REPORT
+    known = runs.read_json(path)["splits"] if path.is_file() else {}
+    runs.write_json(path, {"splits": known | {report.split: report.to_dict()}})
+    with runs.storing(home.evaluation):
+        plots.evaluation_plots(report.scores.to_dict(), report.split, home.evaluation)
+
+
+def _home(run: str | Path, out: str | Path) -> Run | None:
+    """Where the report is written: `out`, or the run itself, or (a bare adapter) nowhere."""
+    if out:
+        Path(out, "evaluation").mkdir(parents=True, exist_ok=True)
+        return Run(Path(out))
+    return Run(Path(run)) if (Path(run) / "config.toml").is_file() else None
+
+
+def _rows(run: str | Path, source: str, split: str, predictor: Predictor, text_column: Sequence[str], label_column: str) -> Split:
+    """The split's rows, read as the run read its own: same columns, labels and carving."""
+    settings = predictor.settings
+    carving = {}
+    if (Path(run) / "config.toml").is_file():
+        config = runs.open_run(run).config()
+        carving = {"split_seed": config.split_seed, "validation_fraction": config.validation_fraction}
+    return data.load_split(
+        source,
+        split,
+        label_names=settings.labels,
+        text_column=tuple(text_column) or settings.text_columns,
+        label_column=label_column or settings.label_column,
+        **carving,
+    )
+
+
+def _overlap(run: str | Path, rows: Split) -> tuple[str, ...]:
+    """A word of warning when the run was trained or chosen on just these rows."""
+    if not (Path(run) / "environment.json").is_file():
+        return ()
+    known = runs.read_json(Path(run) / "environment.json").get("data", {}).get("fingerprints", {})
+    used = {"train": "was trained on", "validation": "was chosen on"}
+    return tuple(f"the run {used[name]} these rows" for name, value in known.items() if value == rows.fingerprint and name in used)
+
+
+# ---------------------------------------------------------------------------------------------------------- verdict
+
+
+def verdict(report: Report, labels: np.ndarray, probabilities: np.ndarray, baseline: Baseline, next_command: str) -> list[str]:
+    """At most four sentences made of numbers: gain over the baseline, worst confusion, weakest class, what next."""
+    right = probabilities.argmax(1) == labels
+    gain = metrics.paired_gain(baseline.probabilities.argmax(1) == labels, right)
+    points = f"{100 * gain.gain:+.1f} points on {baseline.name} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+    sure = "" if gain.low > 0 else "; no gain is shown: the interval holds 0"
+    first = f"{100 * report.scores.accuracy:.1f} % of {report.scores.n} {report.split} rows are right, {points}{sure}."
+    return [first, *_confusion(report), _weakest(report), f"Next: {next_command}"]
+
+
+def _confusion(report: Report) -> list[str]:
+    matrix = np.array(report.scores.confusion_matrix)
+    np.fill_diagonal(matrix, 0)
+    names = [row.label for row in report.scores.per_class]
+    if not matrix.any():
+        return []
+    true, predicted = np.unravel_index(matrix.argmax(), matrix.shape)
+    share = matrix.max() / matrix.sum()
+    return [f"Most confused: {names[true]} taken for {names[predicted]}, {matrix.max()} of {matrix.sum()} mistakes ({share:.0%})."]
+
+
+def _weakest(report: Report) -> str:
+    weakest = min(report.scores.per_class, key=lambda row: row.f1)
+    return f"Weakest class: {weakest.label}, F1 {weakest.f1:.3f} ({weakest.correct} of {weakest.total} found)."
+
+

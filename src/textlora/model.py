@@ -1,0 +1,405 @@
+"""Base + head + adapters: where a model is built, saved and loaded, and where planned must equal built.
+
+Two forms, one file format (docs/decisions/0002): `stock` is the base's own AutoModelForSequenceClassification under
+PEFT's SEQ_CLS; `textlora` is AutoModel with a `classifier` on its pooled tokens under FEATURE_EXTRACTION. Either way
+the adapter folder holds PEFT's two files and textlora.json.
+
+B texts, T tokens, D hidden, C labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from textlora import bases, runs
+from textlora.bases import Base
+from textlora.budget import Plan
+from textlora.config import Config
+from textlora.errors import DamagedError, GateError, ResourceError, UsageError
+
+WEIGHTS = "adapter_model.safetensors"
+PEFT_CONFIG = "adapter_config.json"
+FULL_HEAD = {"distilbert": ["pre_classifier", "classifier"]}  # what a family's own head consists of, if not just:
+CLASSIFIER = ["classifier"]
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "seq_classif_dropout")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterSettings:
+    """adapter/textlora.json: what prediction needs and PEFT's adapter_config.json has no field for."""
+
+    form: str  # stock | textlora
+    base: str  # hub id
+    base_sha256: str | None  # of the base's model.safetensors; None: unknown (a foreign adapter)
+    base_weights: str = ""  # random:SEED, if the base was never a real one
+    labels: tuple[str, ...]
+    head: str
+    pooling: str
+    cleaning: tuple[str, ...] = ()
+    max_length: int
+    text_columns: tuple[str, ...] = ()
+    label_column: str = ""
+    budget: int | None = None
+    trainable_parameters: int | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> AdapterSettings:
+        """From a folder's textlora.json. Raises DamagedError if a field is missing or unknown."""
+        values = runs.read_json(folder / runs.ADAPTER_SETTINGS)
+        try:
+            known = {f.name: values[f.name] for f in fields(cls)}
+        except (KeyError, TypeError) as error:
+            raise DamagedError(f"{folder / runs.ADAPTER_SETTINGS} lacks {error}", "copy the adapter again") from None
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in known.items()})
+
+    def write(self, folder: Path) -> None:
+        runs.write_json(folder / runs.ADAPTER_SETTINGS, asdict(self))
+
+
+# ------------------------------------------------------------------------------------------- where and how precisely
+
+
+def pick_device() -> torch.device:
+    """The accelerator that torch sees, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def compute_dtype(precision: str, device: torch.device | None = None) -> torch.dtype:
+    """The type that frozen weights are held in and matrices are multiplied in.
+
+    `auto` is bf16 where the machine has units for it (AMX or AVX512-BF16; a GPU's own, not emulated), else fp16 on a
+    GPU, else fp32. Raises ResourceError for fp16 without a GPU.
+    """
+    device = device or pick_device()
+    if precision == "auto":
+        if _fast_bf16(device):
+            return torch.bfloat16
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if precision == "fp16" and device.type != "cuda":
+        raise ResourceError(f"fp16 needs a GPU, this machine offers {device.type}", "use --precision bf16 or fp32")
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+
+
+def _fast_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    cpu = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(cpu.get("amx_bf16") or cpu.get("avx512_bf16"))
+
+
+def autocast(model: nn.Module) -> torch.autocast:
+    """The mixed precision that `model`'s frozen weights were loaded for."""
+    weight = next(p for p in model.parameters() if not p.requires_grad)
+    return torch.autocast(weight.device.type, weight.dtype, enabled=weight.dtype != torch.float32)
+
+
+# ------------------------------------------------------------------------------------------------------ the network
+
+
+def pool(hidden_BTD: Tensor, mask_BT: Tensor | None, pooling: str) -> Tensor:
+    """One vector of a text, in fp32: its first token's (`cls`), or the mean of its tokens, padding left out."""
+    if pooling == "cls":
+        return hidden_BTD[:, 0].float()
+    if mask_BT is None:
+        return hidden_BTD.float().mean(1)
+    weight_BT1 = mask_BT.unsqueeze(-1).float()
+    return (hidden_BTD.float() * weight_BT1).sum(1) / weight_BT1.sum(1).clamp(min=1)
+
+
+class _Classifies:
+    """Mixed into a base's AutoModel class: its forward, pooled and classified. State-dict names stay AutoModel's."""
+
+    accepts_loss_kwargs = False  # the Trainer must not pass num_items_in_batch to the encoder
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        takes_pooler = "add_pooling_layer" in inspect.signature(super().__init__).parameters
+        super().__init__(config, **({"add_pooling_layer": False} if takes_pooler else {}))  # type: ignore[call-arg]
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.pooling = "mean"
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> SequenceClassifierOutput:
+        hidden_BTD = super().forward(input_ids, attention_mask, **kwargs).last_hidden_state  # type: ignore[misc]
+        pooled_BD = pool(hidden_BTD, attention_mask, self.pooling)
+        with torch.autocast(pooled_BD.device.type, enabled=False):  # the head is tiny: its logits stay in fp32
+            return SequenceClassifierOutput(logits=self.classifier(pooled_BD))
+
+
+@cache
+def _classifying(encoder_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    return type(f"{encoder_class.__name__}Classifier", (_Classifies, encoder_class), {})
+
+
+def _network(hf_config: PreTrainedConfig, base: Base, weights: str, form: str, dtype: torch.dtype) -> tuple[PreTrainedModel, str]:
+    """The base with an untrained head, on the CPU in `dtype`; and the sha256 of the base's weights."""
+    auto = AutoModelForSequenceClassification if form == "stock" else AutoModel
+    model_class = auto._model_mapping[type(hf_config)]
+    if form == "textlora":
+        model_class = _classifying(model_class)
+    hf_config._attn_implementation = "sdpa" if pick_device().type == "cuda" else "eager"  # eager: 2x on CPU, measured
+    if weights.startswith("random:"):
+        return _random(model_class, hf_config, int(weights[7:]), dtype)
+    folder = bases.files(base, weights)
+    model, loading = model_class.from_pretrained(
+        folder, config=hf_config, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+    )
+    head = tuple(f"{name}." for name in head_modules(hf_config.model_type, form))
+    random = sorted(key for key in loading["missing_keys"] if not key.startswith(head))
+    if random:
+        raise UsageError(
+            f"{base.hub_id} has no weights for {random[0]}: frozen, it would stay random",
+            "use --head linear, which needs none of them",
+        )
+    return model, bases.sha256_of(folder, base, allow_other=True)
+
+
+def _random(model_class: type[PreTrainedModel], hf_config: PreTrainedConfig, seed: int, dtype: torch.dtype) -> tuple[PreTrainedModel, str]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = model_class(hf_config)
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if not name.startswith(("classifier.", "pre_classifier.")):
+            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return model.to(dtype), digest.hexdigest()
+
+
+def head_modules(model_type: str, form: str) -> list[str]:
+    """The modules a head consists of: trained and saved whole (PEFT's modules_to_save)."""
+    return FULL_HEAD.get(model_type, CLASSIFIER) if form == "stock" else CLASSIFIER
+
+
+def hf_config(base: Base, weights: str, labels: tuple[str, ...], dropout: float = 0.0) -> PreTrainedConfig:
+    """The base's transformers config, with our labels and dropout."""
+    if weights.startswith("random:"):
+        config = AutoConfig.for_model(**base.config)
+    else:
+        config = AutoConfig.from_pretrained(bases.files(base, weights), local_files_only=True, trust_remote_code=False)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: i for i, label in enumerate(labels)}
+    for name in DROPOUTS:
+        if hasattr(config, name):
+            setattr(config, name, dropout)
+    return config
+
+
+# ------------------------------------------------------------------------------------------------------------- build
+
+
+def build(config: Config, plan: Plan, labels: tuple[str, ...], dtype: torch.dtype) -> tuple[PeftModel, str]:
+    """The model that `plan` counted, untrained: frozen weights in `dtype`, trained ones in fp32; and the base's sha256.
+
+    Raises GateError if the built model trains another number of parameters than planned.
+    """
+    base = bases.find(config.base)
+    form = "stock" if config.head == "full" else "textlora"
+    settings = hf_config(base, config.base_weights, labels, config.base_dropout)
+    network, base_sha256 = _network(settings, base, config.base_weights, form, dtype)
+    if form == "textlora":
+        network.pooling = config.pooling
+    elif base.sha256 not in (None, base_sha256) and not config.base_weights:
+        raise DamagedError(f"the weights of {base.hub_id} are not the pinned ones", "install the base again")
+    torch.manual_seed(config.seed)
+    modules = head_modules(settings.model_type, form)
+    for name in modules:
+        network.get_submodule(name).apply(network._init_weights)
+    model = _wrap(network, _lora_config(config, plan, base, form, modules))
+    if trainable_count(model) != plan.trainable:
+        raise GateError(f"planned {plan.trainable:,} trainable parameters, built {trainable_count(model):,}", "report this")
+    return model, base_sha256
+
+
+def _lora_config(config: Config, plan: Plan, base: Base, form: str, modules: list[str]) -> LoraConfig:
+    return LoraConfig(
+        task_type=TaskType.SEQ_CLS if form == "stock" else TaskType.FEATURE_EXTRACTION,
+        base_model_name_or_path=base.hub_id,
+        r=plan.r,
+        lora_alpha=plan.lora_alpha,
+        # PEFT builds no Dropout module at 0, and a scheduler needs one to set
+        lora_dropout=max(config.lora_dropout, config.lora_dropout_end),
+        target_modules=[m.name for m in plan.modules],  # in full: "dense" alone would match pooler and head too
+        rank_pattern={m.name: m.r for m in plan.modules if m.r != plan.r},
+        alpha_pattern={m.name: m.lora_alpha for m in plan.modules if m.lora_alpha != plan.lora_alpha},
+        bias=plan.bias,  # type: ignore[arg-type]
+        modules_to_save=modules,
+    )
+
+
+def _wrap(network: PreTrainedModel, lora: LoraConfig) -> PeftModel:
+    """PEFT's adapters around `network`. All that is trained is fp32, whatever the frozen weights are."""
+    model = get_peft_model(network, lora)
+    for module in model.modules():
+        trained = [p for p in module.parameters(recurse=False) if p.requires_grad]
+        if trained and isinstance(module, nn.LayerNorm):  # kernels take one type for both of its tensors
+            module.float()
+        for parameter in trained:
+            parameter.data = parameter.data.float()
+    return model  # type: ignore[return-value]
+
+
+def trainable_count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+# ----------------------------------------------------------------------------------------------------- save and load
+
+
+def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
+    """What the adapter file holds, by PEFT's names; the tensors share the model's memory.
+
+    With bias=all PEFT 0.21 lists the head's biases three times: once as they should be, once by their inner name, and
+    once more from the untrained copy that it keeps. Only the first are parameters of ours.
+    """
+    listed = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: t for name, t in listed.items() if not {"original_module", "modules_to_save"} & set(name.split("."))}
+
+
+def set_adapter_tensors(model: PeftModel, tensors: dict[str, Tensor]) -> None:
+    """Copy `tensors` into `model`, in place. A missing, surplus or misshapen one is a DamagedError."""
+    own = adapter_tensors(model)
+    missing, surplus = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    if missing or surplus:
+        what = f"lacks {missing[0]}" if missing else f"holds {surplus[0]}, which this model has no place for"
+        raise DamagedError(f"the adapter file {what}", "it belongs to another model, or was cut; copy it again")
+    for name, tensor in tensors.items():
+        if own[name].shape != tensor.shape:
+            shape, expected = list(tensor.shape), list(own[name].shape)
+            raise DamagedError(f"{name} has shape {shape}, this base needs {expected}", "name the base it was made for")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+
+
+def save_weights(model: PeftModel, folder: Path) -> None:
+    """PEFT's two files: adapter_model.safetensors and adapter_config.json."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_tensors(model).items()}
+    with runs.storing(folder / WEIGHTS):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(28 if "os error 28" in str(error) else 5, str(error)) from error
+    lora = model.peft_config["default"]
+    was_training = lora.inference_mode
+    lora.inference_mode = True
+    lora.save_pretrained(str(folder))
+    lora.inference_mode = was_training
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a folder's adapter file. Raises DamagedError if there is none or it is damaged."""
+    path = folder / WEIGHTS
+    if not path.is_file():
+        pickled = any((folder / name).is_file() for name in ("adapter_model.bin", "adapter_model.pt"))
+        why = " (a pickled one is never read)" if pickled else ""
+        raise DamagedError(f"{folder} has no {WEIGHTS}{why}", "save the adapter as safetensors")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise DamagedError(f"{path} is damaged: {error}", "copy it again") from error
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An adapter on its base, ready to predict."""
+
+    model: PeftModel
+    settings: AdapterSettings
+    tokenizer_folder: Path
+
+
+def load(folder: Path, *, base_weights: str = "", tokenizer: str = "", allow_other_base: bool = False, dtype: torch.dtype) -> Loaded:
+    """The adapter in `folder` on a fresh copy of its base, in evaluation mode.
+
+    Raises UsageError for an adapter of other base weights (unless `allow_other_base`), DamagedError for a file that
+    doesn't fit the model name by name and shape by shape.
+    """
+    tensors = read_weights(folder)
+    lora = _read_lora_config(folder)
+    settings = _settings(folder, lora, tensors)
+    base = bases.find(settings.base)
+    weights = base_weights or settings.base_weights
+    config = hf_config(base, weights, settings.labels)
+    network, base_sha256 = _network(config, base, weights, settings.form, dtype)
+    if settings.base_sha256 not in (None, base_sha256) and not allow_other_base:
+        raise UsageError(
+            f"the adapter was trained on other weights of {base.hub_id} (sha256 {settings.base_sha256[:12]}..., "
+            f"these are {base_sha256[:12]}...)",
+            "name the right ones with --base-weights, or accept what comes with --allow-other-base",
+        )
+    if settings.form == "textlora":
+        network.pooling = settings.pooling
+    model = _wrap(network, lora)
+    set_adapter_tensors(model, tensors)
+    model.eval().to(pick_device())
+    return Loaded(model, settings, _tokenizer_folder(folder, base, weights, tokenizer))
+
+
+def _tokenizer_folder(folder: Path, base: Base, weights: str, tokenizer: str) -> Path:
+    """`tokenizer` if named, else the adapter's own files, else the base's."""
+    if tokenizer:
+        return Path(tokenizer)
+    if (folder / "tokenizer.json").is_file():
+        return folder
+    return find_tokenizer(base, weights, tokenizer)
+
+
+def find_tokenizer(base: Base, weights: str, tokenizer: str) -> Path:
+    """The folder to read a tokenizer from. Raises UsageError for random weights without one."""
+    if tokenizer:
+        return Path(tokenizer)
+    if weights.startswith("random:"):
+        raise UsageError(f"random weights of {base.hub_id} come without a tokenizer", "name one with --tokenizer DIR")
+    return bases.files(base, weights)
+
+
+def _read_lora_config(folder: Path) -> LoraConfig:
+    """PEFT's config from its JSON, fields of newer versions left out. Raises DamagedError if it is no LoRA's."""
+    values = runs.read_json(folder / PEFT_CONFIG)
+    if values.get("peft_type") != "LORA":
+        raise UsageError(f"{folder} holds a {values.get('peft_type')} adapter", "textlora reads LoRA adapters")
+    known = {f.name for f in fields(LoraConfig) if f.init}
+    given = {key: value for key, value in values.items() if key in known and key not in ("auto_mapping", "inference_mode")}
+    try:
+        return LoraConfig(**given, inference_mode=False)
+    except (TypeError, ValueError) as error:
+        raise DamagedError(f"{folder / PEFT_CONFIG} is damaged: {error}", "copy the adapter again") from error
+
+
+def _settings(folder: Path, lora: LoraConfig, tensors: dict[str, Tensor]) -> AdapterSettings:
+    """textlora.json, or what can be known of a foreign PEFT adapter: labels are numbers, the head is the base's own."""
+    if (folder / runs.ADAPTER_SETTINGS).is_file():
+        return AdapterSettings.read(folder)
+    if lora.task_type != "SEQ_CLS":
+        raise UsageError(f"{folder} is a {lora.task_type} adapter without {runs.ADAPTER_SETTINGS}", "name a classifier's")
+    outputs = [tensor for name, tensor in tensors.items() if name.endswith(("classifier.bias", "out_proj.bias"))]
+    if not outputs:
+        raise DamagedError(f"{folder / WEIGHTS} holds no classification head", "it was saved without one: train again")
+    base = bases.find(lora.base_model_name_or_path or "")
+    return AdapterSettings(
+        form="stock",
+        base=base.hub_id,
+        base_sha256=None,
+        labels=tuple(str(i) for i in range(len(outputs[0]))),
+        head="full",
+        pooling="cls",
+        max_length=min(512, base.shapes.max_position_embeddings),
+    )
+
+

@@ -1,0 +1,229 @@
+"""Texts to probabilities: a Predictor on a run, one text or a whole file.
+
+B texts, T tokens, C labels.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import softmax
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from textlora import data, model, runs
+from textlora.clean import clean
+from textlora.errors import DataError, GateError, UsageError
+from textlora.model import AdapterSettings
+from textlora.tokens import Collator, Tokens, load_tokenizer, sorted_batches, tokenize
+
+BATCH_TOKENS = 8192  # of a prediction batch: no gradients to keep, so larger than training's
+DEFAULT_OUTPUT = "inference_output.csv"
+FORMATS = ("csv", "kaggle", "jsonl", "parquet")
+
+
+def logits(network: nn.Module, tokens: Tokens, pad_id: int, batch_tokens: int = BATCH_TOKENS) -> np.ndarray:
+    """Logits (B, C) float32 of tokenised texts, in their order; computed in batches of similar length."""
+    was_training = network.training
+    network.eval()
+    device = next(network.parameters()).device
+    collator = Collator(pad_id)
+    rows_out, parts = [np.zeros(0, np.int64)], []
+    with torch.inference_mode(), model.autocast(network):
+        for rows in sorted_batches(tokens.lengths, batch_tokens):
+            batch = {key: value.to(device) for key, value in collator.pad([tokens[int(r)] for r in rows]).items()}
+            parts.append(network(**batch).logits.float().cpu().numpy())
+            rows_out.append(rows)
+    network.train(was_training)
+    if not parts:
+        return np.zeros((0, network.config.num_labels), np.float32)  # type: ignore[union-attr]
+    result = np.empty((len(tokens), parts[0].shape[1]), np.float32)
+    result[np.concatenate(rows_out)] = np.concatenate(parts)
+    return result
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained adapter on its base: raw texts in, labels and probabilities out."""
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    settings: AdapterSettings
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names, in the order of the probabilities' columns."""
+        return self.settings.labels
+
+    def predict_logits(self, texts: Sequence[str]) -> np.ndarray:
+        """Logits (B, C) float32. Raises DataError for a text that is no string."""
+        for row, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise DataError(f"text {row} is a {type(text).__name__}, not a string", "pass strings")
+        cleaned = [clean(text, self.settings.cleaning) for text in texts]
+        tokens = tokenize(self.tokenizer, cleaned, self.settings.max_length)
+        return logits(self.model, tokens, _pad_id(self.tokenizer))
+
+    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+        """Probabilities (B, C) float64; each row sums to 1."""
+        return softmax(self.predict_logits(_several(texts)).astype(np.float64), axis=1)
+
+    def predict(self, texts: Sequence[str]) -> list[str]:
+        """The most probable label's name for each text."""
+        return [self.labels[i] for i in self.predict_proba(texts).argmax(1)]
+
+    def classify(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """For each text: text, label, label_id, probability and the probabilities by label."""
+        texts = _several(texts)
+        return [self._result(text, row) for text, row in zip(texts, self.predict_proba(texts), strict=True)]
+
+    def _result(self, text: str, probabilities_C: np.ndarray) -> dict[str, Any]:
+        best = int(probabilities_C.argmax())
+        by_label = {label: float(p) for label, p in zip(self.labels, probabilities_C, strict=True)}
+        return {
+            "text": text,
+            "label": self.labels[best],
+            "label_id": best,
+            "probability": by_label[self.labels[best]],
+            "probabilities": by_label,
+        }
+
+
+def _several(texts: Sequence[str]) -> Sequence[str]:
+    """One string would pass as a sequence of its characters."""
+    if isinstance(texts, str):
+        raise DataError("expected a list of texts, got one string", "put it in a list: [text]")
+    return texts
+
+
+def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    return tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
+
+
+def load(run: str | Path, *, base_weights: str = "", tokenizer: str = "", allow_other_base: bool = False, precision: str = "auto") -> Predictor:
+    """The Predictor of a run folder or of a bare adapter folder.
+
+    Raises UsageError if `run` is neither or its base's weights are others, DamagedError if its files don't fit.
+    """
+    loaded = model.load(
+        runs.adapter_folder(run),
+        base_weights=base_weights,
+        tokenizer=tokenizer,
+        allow_other_base=allow_other_base,
+        dtype=model.compute_dtype(precision),
+    )
+    return Predictor(loaded.model, load_tokenizer(loaded.tokenizer_folder), loaded.settings)
+
+
+def classify(model: nn.Module, tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """The name of `text`'s label, as the first seed's `classify(model, tokenizer, text)` gives it.
+
+    Takes any sequence classifier whose config carries id2label, textlora's own included; long texts are cut at the
+    base's limit. A run's cleaning steps belong to the run: `textlora.load(run).predict([text])` applies them.
+    """
+    limit = getattr(model.config, "max_position_embeddings", 512)
+    tokens = tokenize(tokenizer, [text], min(512, int(limit)))  # type: ignore[arg-type]
+    best = int(logits(model, tokens, _pad_id(tokenizer)).argmax())
+    return model.config.id2label[best]  # type: ignore[union-attr,index]
+
+
+# ------------------------------------------------------------------------------------------------------ whole files
+
+
+def predict_file(predictor: Predictor, source: str, output: str | Path = DEFAULT_OUTPUT, *, format: str = "", text_column: Sequence[str] = (), overwrite: bool = False) -> int:
+    """Predict every row of a file into `output`, in order, in constant memory; returns the number of rows.
+
+    The file appears whole or not at all. Raises UsageError if it exists (unless `overwrite`) or the format is unknown.
+    """
+    path = Path(output)
+    format = format or {".jsonl": "jsonl", ".parquet": "parquet"}.get(path.suffix, "csv")
+    if format not in FORMATS:
+        raise UsageError(f"there is no format {format!r}", f"choose one of {', '.join(FORMATS)}")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists", "choose another --output, or replace it with --overwrite")
+    read = written = 0
+    with WRITERS[format](path, predictor.labels) as write:
+        for texts in data.read_texts(source, text_column=text_column or predictor.settings.text_columns):
+            read += len(texts)
+            written += write(written, predictor.classify(texts))
+    if written != read:
+        raise GateError(f"{read} texts were read but {written} rows written to {path}", "report this")
+    return written
+
+
+Writer = Callable[[int, list[dict[str, Any]]], int]
+
+
+@contextmanager
+def _csv_rows(path: Path, header: Sequence[str], row_of: Callable[[int, dict[str, Any]], Sequence[Any]]) -> Iterator[Writer]:
+    with runs.replacing(path, newline="") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow(header)
+
+        def write(first: int, results: list[dict[str, Any]]) -> int:
+            out.writerows(row_of(first + i, result) for i, result in enumerate(results))
+            return len(results)
+
+        yield write
+
+
+def _write_kaggle(path: Path, labels: Sequence[str]) -> AbstractContextManager[Writer]:
+    return _csv_rows(path, ("ID", "Label"), lambda i, result: (i, result["label_id"]))
+
+
+def _write_csv(path: Path, labels: Sequence[str]) -> AbstractContextManager[Writer]:
+    columns = ("id", "label", "label_id", "probability")
+    return _csv_rows(path, columns, lambda i, r: (i, r["label"], r["label_id"], round(r["probability"], 6)))
+
+
+@contextmanager
+def _write_jsonl(path: Path, labels: Sequence[str]) -> Iterator[Writer]:
+    with runs.replacing(path) as file:
+
+        def write(first: int, results: list[dict[str, Any]]) -> int:
+            for i, result in enumerate(results):
+                without_text = {key: value for key, value in result.items() if key != "text"}
+                file.write(json.dumps({"id": first + i, **without_text}, ensure_ascii=False) + "\n")
+            return len(results)
+
+        yield write
+
+
+@contextmanager
+def _write_parquet(path: Path, labels: Sequence[str]) -> Iterator[Writer]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {"id": pa.int64(), "label": pa.string(), "label_id": pa.int64(), "probability": pa.float64()}
+    schema = pa.schema(columns)
+    whole = path.with_name(f".{path.name}-partial")
+    with runs.storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with pq.ParquetWriter(whole, schema) as out:
+
+                def write(first: int, results: list[dict[str, Any]]) -> int:
+                    rows = [{"id": first + i, **{key: r[key] for key in columns if key != "id"}} for i, r in enumerate(results)]
+                    out.write_table(pa.Table.from_pylist(rows, schema))
+                    return len(results)
+
+                yield write
+            whole.replace(path)
+        finally:
+            whole.unlink(missing_ok=True)
+
+
+WRITERS: dict[str, Callable[[Path, Sequence[str]], AbstractContextManager[Writer]]] = {
+    "csv": _write_csv,
+    "kaggle": _write_kaggle,
+    "jsonl": _write_jsonl,
+    "parquet": _write_parquet,
+}

@@ -1,0 +1,287 @@
+"""The run folder: its file names, how they are written, and whether they can be trusted. Builds no model.
+
+    runs/<date>-<name>/
+      config.toml  plan.json  environment.json  metrics.jsonl  summary.json
+      adapter/  checkpoints/  evaluation/  manifest.json (sha256 of every other file, written last)
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TextIO
+
+from textlora import config as configs
+from textlora.config import Config
+from textlora.errors import DamagedError, ResourceError, UsageError
+
+MANIFEST = "manifest.json"
+ADAPTER_SETTINGS = "textlora.json"  # beside PEFT's adapter_config.json: what PEFT has no field for
+FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+PACKAGES = ("textlora", "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "scikit-learn", "numpy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One folder, one experiment. Others ask it where things go; nobody joins paths."""
+
+    folder: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.folder / "config.toml"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def adapter(self) -> Path:
+        return self.folder / "adapter"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.folder / "evaluation"
+
+    def config(self) -> Config:
+        """The settings this run was trained with."""
+        return configs.from_dict(configs.read_toml(self.config_file))
+
+    def summary(self) -> dict[str, Any]:
+        """summary.json: the figures of the run."""
+        return read_json(self.folder / "summary.json")
+
+    def write_config(self, config: Config) -> None:
+        write_text(self.config_file, configs.to_toml(config))
+
+    def write(self, name: str, value: Any) -> None:
+        """A JSON file of the run."""
+        write_json(self.folder / name, value)
+
+    def note(self, record: dict[str, Any]) -> None:
+        """One more line of metrics.jsonl."""
+        append_line(self.metrics_file, record)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, oldest first."""
+        return read_lines(self.metrics_file)
+
+    def forget_after(self, step: int) -> None:
+        """Drop the lines of metrics.jsonl that come after `step`: a resumed run writes them again."""
+        kept = [json.dumps(record) for record in self.metrics() if record["step"] <= step]
+        write_text(self.metrics_file, "".join(f"{line}\n" for line in kept))
+
+    def seal(self) -> None:
+        """Write manifest.json: the sha256 of every file. Each verb that adds files calls it last."""
+        write_json(self.folder / MANIFEST, {"sha256": hashes(self.folder)})
+
+    def record_test_read(self, entry: dict[str, Any]) -> int:
+        """Append to test_reads.jsonl that a split named test was scored; how often that was by now."""
+        append_line(self.evaluation / "test_reads.jsonl", entry)
+        return len(read_lines(self.evaluation / "test_reads.jsonl"))
+
+
+# -------------------------------------------------------------------------------------------------- open and create
+
+
+def create(out: str | Path, *, overwrite: bool = False) -> Run:
+    """A new run folder. Raises UsageError if `out` exists and isn't empty, unless `overwrite`.
+
+    `overwrite` replaces a run, never a folder that isn't one: a slip of `--out ~` must not delete a home.
+    """
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not overwrite:
+            raise UsageError(f"{folder} exists", "choose another --out, or replace it with --overwrite")
+        if not (folder / "config.toml").is_file():
+            raise UsageError(f"{folder} exists and is no run", "--overwrite replaces runs only; choose another --out")
+        shutil.rmtree(folder)
+    with storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in ("adapter", "checkpoints", "evaluation"):
+            (folder / part).mkdir(exist_ok=True)
+    return Run(folder)
+
+
+def default_folder(name: str) -> Path:
+    """runs/<date>-<name>, numbered where that exists."""
+    stem = f"{time.strftime('%Y-%m-%d-%H%M')}-{name}"
+    folder = Path("runs") / stem
+    number = 2
+    while folder.exists():
+        folder = Path("runs") / f"{stem}-{number}"
+        number += 1
+    return folder
+
+
+def open_run(path: str | Path) -> Run:
+    """The run in `path`. Raises UsageError if it is none."""
+    run = Run(Path(path))
+    if not run.config_file.is_file():
+        raise UsageError(f"{path} is no run: it has no config.toml", "name a folder that `textlora train` wrote")
+    return run
+
+
+def adapter_folder(path: str | Path) -> Path:
+    """The adapter in a run folder, or `path` itself if that is a bare adapter folder; a sealed run's files are checked.
+
+    Raises UsageError if `path` is neither, DamagedError if a file isn't what the run's manifest says.
+    """
+    folder = Path(path)
+    inner = folder / "adapter"
+    if (inner / "adapter_config.json").is_file():
+        verify(folder, only="adapter/")
+        return inner
+    if (folder / "adapter_config.json").is_file():
+        return folder
+    if (folder / "config.toml").is_file():
+        raise UsageError(f"{path} is a run that hasn't finished: its adapter/ is empty", "train --resume --out RUN")
+    raise UsageError(f"{path} is no run and no adapter folder", "name a folder that `textlora train` wrote")
+
+
+# ---------------------------------------------------------------------------------------------------------- hashes
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """sha256 of every file under `folder` but its manifest, by its path from there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files if path != folder / MANIFEST}
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(folder: Path, only: str = "") -> None:
+    """Compare the files under `folder` (whose names start with `only`) with its manifest, if it has one.
+
+    Raises DamagedError naming the first file that is missing or differs.
+    """
+    if not (folder / MANIFEST).is_file():
+        return
+    for name, expected in read_json(folder / MANIFEST)["sha256"].items():
+        if not name.startswith(only):
+            continue
+        path = folder / name
+        if not path.is_file():
+            raise DamagedError(f"{path} is missing; {folder / MANIFEST} lists it", "copy the run again, or train again")
+        if sha256(path) != expected:
+            raise DamagedError(f"{path} is not the file that the run wrote (sha256 differs)", "copy the run again")
+
+
+# ------------------------------------------------------------------------------------------------- reading, writing
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turns a full disk or a forbidden folder into a ResourceError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, ResourceError):
+            raise
+        if error.errno in FULL_DISK:
+            raise ResourceError(f"the disk is full: {path} was not written", "free some space and repeat") from error
+        raise ResourceError(f"can't write {path}: {error.strerror or error}", "choose a place you may write") from error
+
+
+@contextmanager
+def replacing(path: Path, newline: str | None = None) -> Iterator[TextIO]:
+    """A text file that appears whole or not at all: written beside `path`, flushed to disk, then renamed onto it."""
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline=newline) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)  # mkstemp's 0600 would keep a shared folder's other readers out
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as file:
+        file.write(text)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """One JSON line more."""
+    with storing(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises DamagedError if it is missing or no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DamagedError(f"{path} is missing", "copy the folder again, or train again") from None
+    except ValueError as error:
+        raise DamagedError(f"{path} is damaged: {error}", "copy the folder again, or train again") from None
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON lines of a file; a last line that a killed process left half-written is passed over."""
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+# ------------------------------------------------------------------------------------------------------ provenance
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What the run ran on, without names of people or hosts."""
+    return {"system": platform.system(), "machine": platform.machine(), "cpu_count": os.cpu_count()}
+
+
+def peak_rss_bytes() -> int:
+    """Most memory this process has held, in bytes; 0 where the system doesn't tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB

@@ -1,0 +1,131 @@
+"""What `--data` names: the embedded corpus, a folder of split files, or one file -> the files of each split."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from textlora import corpus, readers
+from textlora.errors import DataError, ResourceError, UsageError, closest
+
+EMBEDDED = {"mini-news": corpus.FOLDER}
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+SPLIT_OF_STEM = {
+    "train": TRAIN,
+    "training": TRAIN,
+    "validation": VALIDATION,
+    "valid": VALIDATION,
+    "val": VALIDATION,
+    "dev": VALIDATION,
+    "test": TEST,
+}
+LABEL_NAMES_FILE = "classes.txt"  # as AG's corpus brings it: one label name a line, in the order of the numbers
+
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})")  # the hub's file names
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files by split; a single file is the `train` of a source whose `single` is true."""
+
+    name: str
+    files: dict[str, tuple[Path, ...]]
+    single: bool
+
+    def first(self) -> Path:
+        """The file that settles columns and label names: train's first, else any split's."""
+        return self.files[TRAIN if TRAIN in self.files else next(iter(self.files))][0]
+
+
+def find(source: str) -> Source:
+    """The files that `source` names.
+
+    Raises UsageError for a name that is neither known nor a path, DataError for a path without data.
+    """
+    if source in EMBEDDED:
+        return Source(source, _folder_files(EMBEDDED[source]), single=False)
+    path = _existing(source)
+    if path is None:
+        raise _not_there(source)
+    if path.is_dir():
+        return Source(path.resolve().name, _folder_files(path), single=False)
+    readers.columns(path)  # a file of another kind is refused here
+    return Source(path.stem, {TRAIN: (path,)}, single=True)
+
+
+def label_names_beside(path: Path) -> tuple[str, ...]:
+    """The names in `classes.txt` in the file's folder, in order; () where there is none."""
+    names_file = path.parent / LABEL_NAMES_FILE
+    if not names_file.exists():
+        return ()
+    names = tuple(line.strip() for line in readers.lines(names_file) if line.strip())
+    if len(set(names)) != len(names):
+        raise DataError(f"{names_file} names a label twice", "write each label once, in the order of their numbers")
+    return names
+
+
+def _existing(source: str) -> Path | None:
+    try:
+        path = Path(source).expanduser()
+        return path if source and path.exists() else None
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, an unknown ~user: no path
+        return None
+
+
+def _not_there(source: str) -> UsageError | DataError:
+    if not source:
+        return UsageError("no data is named", f"give --data {', '.join(EMBEDDED)}, a folder, or a file")
+    if Path(source).suffix.lower() in readers.FORMATS or "/" in source or "\\" in source:
+        return DataError(f"there is no file or folder {source}", "check the path")
+    return UsageError(
+        f"there is no data {source!r}: it is neither {', '.join(EMBEDDED)} nor a file or folder that exists",
+        closest(source, EMBEDDED),
+    )
+
+
+def _folder_files(folder: Path) -> dict[str, tuple[Path, ...]]:
+    """Split -> its file, or its shards in order; files of other names are left alone."""
+    by_stem: dict[tuple[str, str], list[Path]] = {}
+    for path in _data_files(folder):
+        shard = _SHARD.fullmatch(path.stem)
+        by_stem.setdefault(((shard["stem"] if shard else path.stem).lower(), path.suffix.lower()), []).append(path)
+    files: dict[str, tuple[Path, ...]] = {}
+    for (stem, _), paths in by_stem.items():
+        split = SPLIT_OF_STEM.get(stem)
+        if split in files:
+            raise UsageError(
+                f"{folder} holds two {split} files: {files[split][0].name} and {paths[0].name}",
+                "keep one of them, or give a file instead of the folder",
+            )
+        if split:
+            files[split] = _complete(paths)
+    if not files:
+        endings = ", ".join(readers.FORMATS)
+        raise DataError(
+            f"{folder} holds no data: expected train, validation or test with one of the endings {endings}",
+            "name the files so, or give one file",
+        )
+    return {split: files[split] for split in (TRAIN, VALIDATION, TEST) if split in files}
+
+
+def _data_files(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_file() and readers.is_data_file(path))
+    except OSError as error:
+        raise ResourceError(f"{folder} can't be listed: {error.strerror}", "check its permissions") from None
+
+
+def _complete(paths: list[Path]) -> tuple[Path, ...]:
+    """`paths` of one split, checked to be one file or all shards 0..n-1."""
+    shards = [match for path in paths if (match := _SHARD.fullmatch(path.stem))]
+    if not shards and len(paths) == 1:
+        return tuple(paths)
+    total = int(shards[0]["total"]) if shards else 1
+    if [int(s["number"]) for s in shards] != list(range(total)) or len(paths) != total:
+        raise DataError(
+            f"{paths[0].parent} holds {len(paths)} of {total} parts: {', '.join(p.name for p in paths)}",
+            "fetch the missing parts, or remove what is left of another set",
+        )
+    return tuple(paths)

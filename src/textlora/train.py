@@ -1,0 +1,490 @@
+"""One run, end to end: `train(config) -> Run`.
+
+Read it from the bottom of this page upwards or follow the calls in `train`: read the data, plan, build, fit what has
+to be beaten, run the Trainer, save, distrust, judge.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft.helpers import disable_input_dtype_casting
+from peft import PeftModel
+from scipy.special import softmax
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
+
+from textlora import baseline, bases, budget, card, checkpoint, data, evaluate, metrics, model, plots, predict, runs
+from textlora.baseline import Baseline
+from textlora.budget import Plan
+from textlora.callbacks import DropoutScheduler, Meter, MetricsTracker, Progress, StopOnInterrupt
+from textlora.clean import clean
+from textlora.config import Config
+from textlora.data import Data, Split
+from textlora.errors import GateError, ResourceError, UsageError
+from textlora.model import AdapterSettings
+from textlora.runs import Run
+from textlora.schedule import learning_rate_factor, warmup_steps
+from textlora.tokens import Collator, Rows, TokenBatches, Tokens, load_tokenizer, tokenize
+
+log = logging.getLogger("textlora")
+CHECKED_TEXTS = 64  # on which a reloaded adapter must give the logits of the one in memory
+KEPT_CHECKPOINTS = 2  # the newest and the one before: if a crash damages one, the other is there
+
+Say = Callable[[str], None]
+
+
+# ------------------------------------------------------------------------------------------------------------ the loss
+
+
+def step_loss(texts_per_step: float, smoothing: float = 0.0, weights_C: Tensor | None = None) -> Callable[..., Tensor]:
+    """The loss of an optimizer step, sum(w_i * loss_i) / M, as the Trainer's `compute_loss_func`.
+
+    M = `texts_per_step` is the constant mean number of texts of a step, not the number in this batch: dividing by
+    that would make a text count more for lying in a batch of long texts. Summed over accumulated batches; never
+    divided again.
+    """
+
+    def loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+        logits_BC = outputs.logits.float()
+        each_B = torch.nn.functional.cross_entropy(logits_BC, labels, reduction="none", label_smoothing=smoothing)
+        if weights_C is not None:
+            each_B = each_B * weights_C.to(labels.device)[labels]
+        return each_B.sum() / texts_per_step
+
+    return loss
+
+
+def balanced_weights(labels: np.ndarray, num_labels: int) -> Tensor:
+    """n / (C * n_c) for each label: their mean over the rows is 1. Scikit-learn's `balanced`."""
+    counts = np.bincount(labels, minlength=num_labels)
+    return torch.tensor(len(labels) / (num_labels * np.maximum(counts, 1)), dtype=torch.float32)
+
+
+# --------------------------------------------------------------------------------------------------------- the Trainer
+
+
+class TextTrainer(Trainer):
+    """Hugging Face's Trainer with our batches, schedules, figures, and checkpoints without pickle."""
+
+    def __init__(self, *, config: Config, batches: TokenBatches | None, meter: Meter, measure: Callable[[], dict[str, float]], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.config, self.batches, self.meter, self.measure = config, batches, meter, measure
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        if self.batches is None:
+            return super().get_train_dataloader()
+        loader = DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)  # type: ignore[arg-type]
+        return self.accelerator.prepare(loader)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
+        c = self.config
+        warmup = warmup_steps(num_training_steps, c.warmup_ratio, c.warmup_steps)
+        self.lr_scheduler = LambdaLR(
+            optimizer or self.optimizer,  # type: ignore[arg-type]
+            lambda step: learning_rate_factor(step, num_training_steps, warmup, c.lr_scheduler_type, c.num_cycles),
+        )
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        self.meter.count(len(inputs["labels"]), int(inputs["attention_mask"].sum()))
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Figures of the validation rows and of a sample of the training rows, through our one numbers path."""
+        figures = self.measure()
+        self.log(dict(figures))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
+        return figures
+
+    # Checkpoints: what the Trainer would pickle goes through textlora.checkpoint, and a manifest is written last.
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            checkpoint.seal(Path(self.args.output_dir or "") / f"{checkpoint.PREFIX}{self.state.global_step}")
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        model.save_weights(self._peft_model(), Path(output_dir or self.args.output_dir or ""))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.args.should_save:
+            state = {"optimizer": self.optimizer.state_dict(), "scheduler": self.lr_scheduler.state_dict()}  # type: ignore[union-attr]
+            checkpoint.write_state(Path(output_dir), "optimizer", state)
+
+    def _load_optimizer_and_scheduler(self, checkpoint_folder: str | None) -> None:
+        if checkpoint_folder:
+            state = checkpoint.read_state(Path(checkpoint_folder), "optimizer")
+            self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[union-attr]
+            self.lr_scheduler.load_state_dict(state["scheduler"])  # type: ignore[union-attr]
+
+    def _save_scaler(self, output_dir: str) -> None:
+        if self.accelerator.scaler is not None and self.args.should_save:
+            checkpoint.write_state(Path(output_dir), "scaler", self.accelerator.scaler.state_dict())
+
+    def _load_scaler(self, checkpoint_folder: str | None) -> None:
+        if checkpoint_folder and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(checkpoint.read_state(Path(checkpoint_folder), "scaler"))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        checkpoint.write_state(Path(output_dir), f"rng-{self.args.process_index}", checkpoint.rng_state())
+
+    def _load_rng_state(self, checkpoint_folder: str | None) -> None:
+        if checkpoint_folder:
+            checkpoint.set_rng_state(checkpoint.read_state(Path(checkpoint_folder), f"rng-{self.args.process_index}"))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model_: Any = None) -> None:
+        model.set_adapter_tensors(self._peft_model(), model.read_weights(Path(resume_from_checkpoint)))
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+
+    def _peft_model(self) -> PeftModel:
+        return self.accelerator.unwrap_model(self.model)  # type: ignore[return-value]
+
+
+# --------------------------------------------------------------------------------------------------- what a run needs
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything the Trainer is given, made from the config alone: a resumed run makes it again."""
+
+    config: Config
+    data: Data
+    plan: Plan
+    labels: tuple[str, ...]
+    network: PeftModel
+    base_sha256: str
+    tokenizer: Any
+    train: Tokens
+    validation: Tokens
+    dtype: torch.dtype
+
+    @property
+    def pad_id(self) -> int:
+        return self.tokenizer.pad_token_id
+
+
+def plan_for(config: Config, num_labels: int) -> Plan:
+    """The exact count of `config` on its base, before any weight is loaded. Raises BudgetError when it doesn't fit."""
+    base = bases.find(config.base)
+    return budget.plan(config, bases.shapes(base, config.base_weights), num_labels, base.hub_id)
+
+
+def prepare(config: Config, say: Say) -> Prepared:
+    """Data, plan, tokens and model; everything that can be wrong with the input is found here, before the run starts."""
+    dtype = model.compute_dtype(config.precision)
+    base = bases.find(config.base)
+    tokenizer = load_tokenizer(model.find_tokenizer(base, config.base_weights, config.tokenizer))
+    rows = _load_data(config)
+    plan = plan_for(config, len(rows.label_names))
+    _say_data(rows, say)
+    say(_plan_line(plan))
+    config = replace(config, max_length=min(config.max_length, _longest(bases.shapes(base, config.base_weights))))
+    train, validation = (_tokens(config, tokenizer, split, say) for split in (rows.train, rows.validation))
+    network, base_sha256 = model.build(config, plan, rows.label_names, dtype)
+    return Prepared(config, rows, plan, rows.label_names, network, base_sha256, tokenizer, train, validation, dtype)
+
+
+def _load_data(config: Config) -> Data:
+    if not config.data:
+        raise UsageError("there is no data to train on", "name it with --data: mini-news, a folder or a file")
+    return data.load(
+        config.data,
+        text_column=config.text_column,
+        label_column=config.label_column,
+        label_names=config.label_names,
+        split_seed=config.split_seed,
+        validation_fraction=config.validation_fraction,
+    )
+
+
+def _longest(shapes: bases.Shapes) -> int:
+    """Most tokens the base can place: RoBERTa's table of 514 starts counting at 2."""
+    return shapes.max_position_embeddings - (2 if "roberta" in shapes.family else 0)
+
+
+def _tokens(config: Config, tokenizer: Any, split: Split, say: Say) -> Tokens:
+    tokens = tokenize(tokenizer, [clean(text, config.cleaning) for text in split.texts], config.max_length)
+    if tokens.truncated:
+        share = 100 * tokens.truncated / len(tokens)
+        say(f"  {tokens.truncated} {split.name} texts ({share:.1f} %) are cut at {config.max_length} tokens")
+    return tokens
+
+
+def _say_data(rows: Data, say: Say) -> None:
+    say(f"data {rows.name}: {len(rows.train)} train, {len(rows.validation)} validation rows, {len(rows.label_names)} labels")
+    for note in rows.notes:
+        say(f"  {note}")
+
+
+def _plan_line(plan: Plan) -> str:
+    return (
+        f"plan: {plan.trainable:,} of {plan.total:,} parameters trained ({plan.trainable_percent} %), budget "
+        f"{plan.budget:,}: adapters {plan.adapters:,} (r {plan.r}), head {plan.head:,}"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def train(config: Config, *, out: str | Path = "", overwrite: bool = False, resume: bool = False, say: Say = log.info) -> Run:
+    """Train, save, check and judge one adapter; returns its run folder.
+
+    `out` is the run folder (default runs/<date>-<base>-<data>); `resume` goes on from its newest good checkpoint with
+    its own settings. `say` receives the lines a person reads. Raises the errors of textlora.errors for what the user
+    can fix, KeyboardInterrupt (a checkpoint saved) on Ctrl-C.
+    """
+    began = time.monotonic()
+    prepared = prepare(config.checked(), say)
+    run = runs.open_run(out) if resume else runs.create(out or _default_folder(config), overwrite=overwrite)
+    start = _resume_point(run, say) if resume else None
+    if not resume:
+        _write_settings(run, prepared)
+    beaten = _baselines(prepared, say)
+    meter, trained = _fit(run, prepared, start, say)
+    _save_adapter(run, prepared, trained)
+    _distrust(run, prepared, trained)
+    _finish(run, prepared, trained, meter, beaten, began, say)
+    return run
+
+
+def _default_folder(config: Config) -> Path:
+    return runs.default_folder(f"{config.base.split('/')[-1]}-{Path(config.data).stem}")
+
+
+def _write_settings(run: Run, prepared: Prepared) -> None:
+    run.write_config(prepared.config)
+    run.write("plan.json", prepared.plan.to_dict())
+    run.write("environment.json", _environment(prepared))
+
+
+def _environment(prepared: Prepared) -> dict[str, Any]:
+    rows = prepared.data
+    splits = {split.name: split for split in (rows.train, rows.validation, rows.test) if split is not None}
+    return {
+        "versions": runs.versions(),
+        "machine": runs.machine() | {"device": model.pick_device().type, "isa": torch.backends.cpu.get_cpu_capability()},
+        "threads": torch.get_num_threads(),
+        "precision": str(prepared.dtype).removeprefix("torch."),
+        "seeds": {"seed": prepared.config.seed, "split_seed": prepared.config.split_seed},
+        "base_sha256": prepared.base_sha256,
+        "data": {
+            "name": rows.name,
+            "rows": {name: len(split) for name, split in splits.items()},
+            "fingerprints": {name: split.fingerprint for name, split in splits.items()},
+            "counts": rows.counts,
+            "notes": list(rows.notes),
+        },
+    }
+
+
+def _resume_point(run: Run, say: Say) -> Path | None:
+    """The newest good checkpoint; metrics.jsonl is taken back to its step."""
+    start = checkpoint.newest_good(run.checkpoints)
+    step = int(start.name.removeprefix(checkpoint.PREFIX)) if start else 0
+    run.forget_after(step)
+    say(f"resuming at step {step}" if start else "no checkpoint yet: starting again")
+    return start
+
+
+def _baselines(prepared: Prepared, say: Say) -> list[Baseline]:
+    rows = prepared.data
+    fitted = baseline.fit_baselines(
+        rows.train.texts, rows.train.labels, rows.validation.texts, rows.validation.labels, len(prepared.labels)
+    )
+    say("to beat: " + ", ".join(f"{b.name} {b.accuracy:.4f} ({b.seconds:.0f} s)" for b in fitted))
+    return fitted
+
+
+def _fit(run: Run, prepared: Prepared, start: Path | None, say: Say) -> tuple[Meter, PeftModel]:
+    """Run the Trainer; the best weights by validation accuracy are in the model when it returns."""
+    config, network = prepared.config, prepared.network
+    args = _arguments(config, run, prepared.dtype)
+    meter, stopper = Meter(), StopOnInterrupt()
+    batches, texts_per_step = _batches(config, prepared.train, args.world_size)
+    weights = balanced_weights(prepared.data.train.labels, len(prepared.labels)) if config.class_weights == "balanced" else None
+    dropout = DropoutScheduler(network, config.lora_dropout, config.lora_dropout_end, config.lora_dropout_curve)
+    callbacks = [dropout, meter, MetricsTracker(run, meter, dropout), Progress(say), stopper]
+    if config.early_stopping_patience:
+        callbacks.append(EarlyStoppingCallback(config.early_stopping_patience))
+    trainer = TextTrainer(
+        config=config,
+        batches=batches,
+        meter=meter,
+        measure=_measure(prepared),
+        model=network,
+        args=args,
+        train_dataset=Rows(prepared.train, prepared.data.train.labels),
+        eval_dataset=Rows(prepared.validation, prepared.data.validation.labels),
+        data_collator=Collator(prepared.pad_id),
+        compute_loss_func=step_loss(texts_per_step, config.label_smoothing_factor, weights),
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    with runs.storing(run.checkpoints), disable_input_dtype_casting(network):  # PEFT's cast to fp32 and back: 20 % slower
+        trainer.train(resume_from_checkpoint=str(start) if start else None)
+    if stopper.interrupted:
+        raise KeyboardInterrupt(f"stopped at step {trainer.state.global_step}; go on with: textlora train --resume --out {run.folder}")
+    return meter, trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # type: ignore[return-value]
+
+
+def _arguments(config: Config, run: Run, dtype: torch.dtype) -> TrainingArguments:
+    every = {"eval_strategy": "epoch", "save_strategy": "epoch"}
+    if config.eval_steps:
+        every = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": config.eval_steps, "save_steps": config.eval_steps}
+    return TrainingArguments(
+        output_dir=str(run.checkpoints),
+        per_device_train_batch_size=config.per_device_train_batch_size or 1,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        num_train_epochs=config.num_train_epochs,
+        max_steps=config.max_steps,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        optim="adamw_torch",
+        use_cpu=model.pick_device().type == "cpu",
+        bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
+        logging_steps=config.logging_steps,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,  # a loss that isn't a number must be seen, not averaged away
+        load_best_model_at_end=True,
+        metric_for_best_model="accuracy",
+        greater_is_better=True,
+        save_total_limit=KEPT_CHECKPOINTS,
+        seed=config.seed,
+        report_to=list(config.report_to) or "none",
+        label_names=["labels"],
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        **every,  # type: ignore[arg-type]
+    )
+
+
+def _batches(config: Config, tokens: Tokens, world_size: int) -> tuple[TokenBatches | None, float]:
+    """The batch sampler (None: the Trainer's own random order) and the mean number of texts of an optimizer step."""
+    per_step = config.gradient_accumulation_steps * world_size
+    if not config.batch_tokens:
+        return None, min(len(tokens), config.per_device_train_batch_size * per_step)
+    batches = TokenBatches(tokens.lengths, config.batch_tokens, config.seed, world_size)
+    return batches, len(tokens) / len(batches) * per_step
+
+
+def _measure(prepared: Prepared) -> Callable[[], dict[str, float]]:
+    """A function that scores validation and a fixed sample of the training rows with the model as it is."""
+    labels = prepared.data.train.labels
+    rng = np.random.default_rng(prepared.config.split_seed)
+    rows = np.sort(rng.permutation(len(labels))[: max(1, prepared.config.train_sample_size)])
+    sets = {
+        "eval": (prepared.validation, prepared.data.validation.labels),
+        "eval_train_sample": (prepared.train.take(rows), labels[rows]),
+    }
+
+    def measure() -> dict[str, float]:
+        figures = {}
+        for prefix, (tokens, truth) in sets.items():
+            scores = metrics.summary_scores(truth, predict.logits(prepared.network, tokens, prepared.pad_id))
+            figures |= {f"{prefix}_{key}": value for key, value in scores.items()}
+        return figures
+
+    return measure
+
+
+# ----------------------------------------------------------------------------------------------- save, distrust, judge
+
+
+def _save_adapter(run: Run, prepared: Prepared, trained: PeftModel) -> None:
+    config = prepared.config
+    settings = AdapterSettings(
+        form="stock" if config.head == "full" else "textlora",
+        base=bases.find(config.base).hub_id,
+        base_sha256=prepared.base_sha256,
+        base_weights=config.base_weights if config.base_weights.startswith("random:") else "",
+        labels=prepared.labels,
+        head=config.head,
+        pooling=config.pooling,
+        cleaning=config.cleaning,
+        max_length=config.max_length,
+        text_columns=prepared.data.text_columns,
+        label_column=prepared.data.label_column,
+        budget=config.budget,
+        trainable_parameters=prepared.plan.trainable,
+    )
+    model.save_weights(trained, run.adapter)
+    settings.write(run.adapter)
+    with runs.storing(run.adapter):
+        prepared.tokenizer.save_pretrained(run.adapter)
+
+
+def _distrust(run: Run, prepared: Prepared, trained: PeftModel) -> None:
+    """Load what was saved into a fresh model: it must give the same logits and hold the planned number of parameters.
+
+    Raises GateError. Four of the field's projects shipped an adapter that didn't survive this.
+    """
+    folder = prepared.config.base_weights
+    loaded = model.load(run.adapter, base_weights=folder, tokenizer=prepared.config.tokenizer, dtype=prepared.dtype)
+    sample = prepared.validation.take(range(min(CHECKED_TEXTS, len(prepared.validation))))
+    before, after = (predict.logits(network, sample, prepared.pad_id) for network in (trained, loaded.model))
+    difference = float(np.abs(before - after).max())
+    allowed = 0.0 if model.pick_device().type == "cpu" else 1e-3  # a GPU may pick another kernel
+    if not difference <= allowed:
+        raise GateError(f"the saved adapter gives other logits after loading, by up to {difference:.3g}", "report this")
+    saved = sum(tensor.numel() for tensor in model.read_weights(run.adapter).values())
+    if saved != prepared.plan.trainable:
+        raise GateError(f"planned {prepared.plan.trainable:,} parameters, the file holds {saved:,}", "report this")
+
+
+def _finish(run: Run, prepared: Prepared, trained: PeftModel, meter: Meter, beaten: list[Baseline], began: float, say: Say) -> None:
+    """Judge on validation, write summary, card and pictures, seal the run, say the verdict."""
+    rows = prepared.data.validation
+    logits = predict.logits(trained, prepared.validation, prepared.pad_id)
+    probabilities = softmax(logits.astype(np.float64), axis=1)
+    report = evaluate.judge(
+        rows, prepared.config.data, probabilities, prepared.labels, run, trainable_parameters=prepared.plan.trainable
+    )
+    strongest = max(beaten, key=lambda b: b.accuracy)
+    lines = evaluate.verdict(report, rows.labels, probabilities, strongest, _next_command(run, prepared))
+    summary = {
+        "train_samples_per_second": round(meter.texts / max(meter.seconds, 1e-9), 2),
+        "train_tokens_per_second": round(meter.tokens / max(meter.seconds, 1e-9), 1),
+        "train_seconds": round(meter.seconds, 2),
+        "total_seconds": round(time.monotonic() - began, 2),
+        "peak_rss_bytes": runs.peak_rss_bytes(),
+        "engine": "plain",
+        "best_validation_accuracy": report.scores.accuracy,
+        "validation_accuracy_ci": list(report.scores.accuracy_ci),
+        "trainable_parameters": prepared.plan.trainable,
+        "baselines": {b.name: b.accuracy for b in beaten},
+        "verdict": lines,
+    }
+    run.write("summary.json", summary)
+    runs.write_text(run.adapter / "README.md", _card(prepared, report))
+    plots.training_plots(run.metrics(), run.evaluation)
+    run.seal()
+    say(f"trained {meter.texts} texts in {meter.seconds:.0f} s ({summary['train_samples_per_second']:.0f} a second)")
+    for line in lines:
+        say(line)
+
+
+def _next_command(run: Run, prepared: Prepared) -> str:
+    if prepared.data.test is not None:
+        return f"textlora evaluate {run.folder} --data {prepared.config.data} --split test"
+    return f'textlora classify {run.folder} "your text"'
+
+
+def _card(prepared: Prepared, report: evaluate.Report) -> str:
+    hidden_size = prepared.network.config.hidden_size  # type: ignore[union-attr]
+    return card.model_card(prepared.config, prepared.plan, prepared.labels, int(hidden_size), report.to_dict())
