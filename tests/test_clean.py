@@ -12,7 +12,25 @@ from textlora.errors import UsageError
 STEP_SETS = list(chain.from_iterable(combinations(STEPS, n) for n in range(len(STEPS) + 1)))
 
 # Pieces whose junctions make new marks: a step's output must not hide another's input.
-MARKS = [" ", "#39;", "&", "amp;", "lt;", "gt;", "b", "<", ">", "\\", "$", "\u200b", "\n", "\t", " quot;", "&#92;", "#36;"]
+MARKS = [
+    " ",
+    "#39;",
+    "&",
+    "amp;",
+    "lt;",
+    "gt;",
+    "b",
+    "<",
+    ">",
+    "\\",
+    "$",
+    "\u200b",
+    "\n",
+    "\t",
+    " quot;",
+    "&#92;",
+    "#36;",
+]
 MARKS += ["/", "a href=x", "&lt;", "\x07", "\u00a0", "\u00ad", "br", "word"]
 marked_texts = st.lists(st.sampled_from(MARKS) | st.text(max_size=3), max_size=14).map("".join)
 
@@ -97,7 +115,7 @@ def test_invisible_characters_go_but_joiners_stay():
 
 
 def test_unknown_step_names_the_closest():
-    with pytest.raises(UsageError, match="'entitys'.*did you mean entities"):
+    with pytest.raises(UsageError, match=r"'entitys'.*did you mean entities"):
         check_steps(["whitespace", "entitys"])
     with pytest.raises(UsageError, match="no cleaning step"):
         clean("x", ("lower",))

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from textlora import data, duplicates
+from textlora import data
+from textlora.data import duplicates
 from textlora.corpus import FOLDER
 
 PER_CLASS = {"train": 170, "validation": 30, "test": 50}
@@ -68,9 +69,7 @@ def test_no_two_items_are_alike(rows):
     texts = [row["text"] for split in rows.values() for row in split]
     sets = [grams(text, 3) for text in texts]
     meetings = Counter(
-        pair
-        for found in owners(texts, 3).values()
-        for pair in ((a, b) for a in found for b in found if a < b)
+        pair for found in owners(texts, 3).values() for pair in ((a, b) for a in found for b in found if a < b)
     )
     highest = max(common / (len(sets[a]) + len(sets[b]) - common) for (a, b), common in meetings.items())
     print(f"highest word 3-gram Jaccard between two items: {highest:.3f}")
@@ -116,7 +115,9 @@ def test_a_frozen_sentence_encoder_leaves_something_to_learn(news):
     def pooled(texts):
         found = []
         for start in range(0, len(texts), 32):
-            batch = tokenizer(texts[start : start + 32], padding=True, truncation=True, max_length=128, return_tensors="pt")
+            batch = tokenizer(
+                texts[start : start + 32], padding=True, truncation=True, max_length=128, return_tensors="pt"
+            )
             mask_BT1 = batch["attention_mask"].unsqueeze(-1)
             hidden_BTD = model(**batch).last_hidden_state
             found.append((hidden_BTD * mask_BT1).sum(1) / mask_BT1.sum(1))

@@ -16,7 +16,7 @@ from textlora.runs import Run
 from textlora.schedule import dropout
 
 TRAINING_KEYS = ("loss", "learning_rate", "grad_norm")
-SCORE_KEYS = ("loss", "accuracy", "precision", "recall", "f1")
+SCORE_KEYS = ("n", "loss", "accuracy", "precision", "recall", "f1")
 
 
 class DropoutScheduler(TrainerCallback):

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from importlib import resources
+from math import isfinite
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -124,12 +125,17 @@ NOT_NEGATIVE = ("batch_tokens", "per_device_train_batch_size", "warmup_steps", "
 NOT_NEGATIVE += ("early_stopping_patience", "eval_steps", "seed", "split_seed", "train_sample_size")
 SHARES = ("base_dropout", "lora_dropout", "lora_dropout_end", "label_smoothing_factor", "warmup_ratio")
 SHARES += ("validation_fraction",)
+FINITE = ("num_train_epochs", "learning_rate", "weight_decay", "max_grad_norm")
+SEEDS = 2**32  # NumPy's global generator takes no larger one, and the Trainer hands ours on to it
 
 
 def _ranges(config: Config) -> list[str]:
     found = [f"{k} must be above 0, got {getattr(config, k)}" for k in POSITIVE if not getattr(config, k) > 0]
     found += [f"{k} must not be negative, got {getattr(config, k)}" for k in NOT_NEGATIVE if getattr(config, k) < 0]
     found += [f"{k} is a share in [0, 1), got {getattr(config, k)}" for k in SHARES if not 0 <= getattr(config, k) < 1]
+    found += [f"{k} must be finite, got {getattr(config, k)}" for k in FINITE if not isfinite(getattr(config, k))]
+    found += [f"{k} must be below {SEEDS}, got {getattr(config, k)}" for k in ("seed", "split_seed") if getattr(config, k) >= SEEDS]
+    found += [f"alpha_pattern[{k}] must be above 0, got {v}" for k, v in config.alpha_pattern.items() if v < 1]
     ranks = {"lora_r": config.lora_r, **{f"rank_pattern[{k}]": v for k, v in config.rank_pattern.items()}}
     for name, r in ranks.items():
         allowed = f"a whole number from 1{' or max' if name == 'lora_r' else ''}"
@@ -152,8 +158,9 @@ def _together(config: Config) -> list[str]:
         found.append(f"batch_tokens {config.batch_tokens} is below max_length {config.max_length}: a long text won't fit")
     if config.head == "full" and config.pooling != "cls":
         found.append("head full is the base's own and reads the first token: it goes with pooling cls")
-    if config.base_weights.startswith("random:") and not config.base_weights[7:].isdigit():
-        found.append(f"base_weights random:SEED needs a whole number, got {config.base_weights!r}")
+    seed = config.base_weights.removeprefix("random:")
+    if seed != config.base_weights and not (seed.isascii() and seed.isdigit() and int(seed[:20]) < SEEDS):
+        found.append(f"base_weights random:SEED needs a whole number below {SEEDS}, got {config.base_weights!r}")
     if config.lora_dropout_curve == "constant" and config.lora_dropout_end not in (0.0, config.lora_dropout):
         found.append("lora_dropout_end needs --lora-dropout-curve linear or cosine")
     return found

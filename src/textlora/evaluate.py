@@ -124,8 +124,9 @@ def _rows(run: str | Path, source: str, split: str, predictor: Predictor, text_c
         source,
         split,
         label_names=settings.labels,
-        text_column=tuple(text_column) or settings.text_columns,
-        label_column=label_column or settings.label_column,
+        text_column=text_column,
+        label_column=label_column,
+        usual=(settings.text_columns, settings.label_column),
         **carving,
     )
 

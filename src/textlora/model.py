@@ -33,8 +33,8 @@ from textlora.errors import DamagedError, GateError, ResourceError, UsageError
 
 WEIGHTS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
-FULL_HEAD = {"distilbert": ["pre_classifier", "classifier"]}  # what a family's own head consists of, if not just:
-CLASSIFIER = ["classifier"]
+FULL_HEAD = {"distilbert": ("pre_classifier", "classifier")}  # what a family's own head consists of, if not just:
+CLASSIFIER = ("classifier",)
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "seq_classif_dropout")
 
 
@@ -179,7 +179,7 @@ def _random(model_class: type[PreTrainedModel], hf_config: PreTrainedConfig, see
     return model.to(dtype), digest.hexdigest()
 
 
-def head_modules(model_type: str, form: str) -> list[str]:
+def head_modules(model_type: str, form: str) -> tuple[str, ...]:
     """The modules a head consists of: trained and saved whole (PEFT's modules_to_save)."""
     return FULL_HEAD.get(model_type, CLASSIFIER) if form == "stock" else CLASSIFIER
 
@@ -224,7 +224,7 @@ def build(config: Config, plan: Plan, labels: tuple[str, ...], dtype: torch.dtyp
     return model, base_sha256
 
 
-def _lora_config(config: Config, plan: Plan, base: Base, form: str, modules: list[str]) -> LoraConfig:
+def _lora_config(config: Config, plan: Plan, base: Base, form: str, modules: tuple[str, ...]) -> LoraConfig:
     return LoraConfig(
         task_type=TaskType.SEQ_CLS if form == "stock" else TaskType.FEATURE_EXTRACTION,
         base_model_name_or_path=base.hub_id,
@@ -236,13 +236,18 @@ def _lora_config(config: Config, plan: Plan, base: Base, form: str, modules: lis
         rank_pattern={m.name: m.r for m in plan.modules if m.r != plan.r},
         alpha_pattern={m.name: m.lora_alpha for m in plan.modules if m.lora_alpha != plan.lora_alpha},
         bias=plan.bias,  # type: ignore[arg-type]
-        modules_to_save=modules,
+        modules_to_save=list(modules),  # PEFT appends to it
     )
 
 
 def _wrap(network: PreTrainedModel, lora: LoraConfig) -> PeftModel:
     """PEFT's adapters around `network`. All that is trained is fp32, whatever the frozen weights are."""
+    targets, base_id = lora.target_modules, lora.base_model_name_or_path
+    network.name_or_path = base_id  # PEFT writes this into its config: a base is a hub id, never a folder of ours
     model = get_peft_model(network, lora)
+    # PEFT shortens a long list to endings that are unique in this network; in a plain AutoModel, which has a pooler,
+    # "dense" would match one more. So the names are saved in full.
+    model.peft_config["default"].target_modules = targets  # type: ignore[union-attr]
     for module in model.modules():
         trained = [p for p in module.parameters(recurse=False) if p.requires_grad]
         if trained and isinstance(module, nn.LayerNorm):  # kernels take one type for both of its tensors
@@ -388,7 +393,7 @@ def _settings(folder: Path, lora: LoraConfig, tensors: dict[str, Tensor]) -> Ada
         return AdapterSettings.read(folder)
     if lora.task_type != "SEQ_CLS":
         raise UsageError(f"{folder} is a {lora.task_type} adapter without {runs.ADAPTER_SETTINGS}", "name a classifier's")
-    outputs = [tensor for name, tensor in tensors.items() if name.endswith(("classifier.bias", "out_proj.bias"))]
+    outputs = [tensor for name, tensor in tensors.items() if name.endswith((".classifier.bias", ".out_proj.bias"))]
     if not outputs:
         raise DamagedError(f"{folder / WEIGHTS} holds no classification head", "it was saved without one: train again")
     base = bases.find(lora.base_model_name_or_path or "")

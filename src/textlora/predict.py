@@ -151,7 +151,7 @@ def predict_file(predictor: Predictor, source: str, output: str | Path = DEFAULT
         raise UsageError(f"{path} exists", "choose another --output, or replace it with --overwrite")
     read = written = 0
     with WRITERS[format](path, predictor.labels) as write:
-        for texts in data.read_texts(source, text_column=text_column or predictor.settings.text_columns):
+        for texts in data.read_texts(source, text_column=text_column, usual=predictor.settings.text_columns):
             read += len(texts)
             written += write(written, predictor.classify(texts))
     if written != read:

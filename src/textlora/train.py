@@ -397,7 +397,7 @@ def _measure(prepared: Prepared) -> Callable[[], dict[str, float]]:
         figures = {}
         for prefix, (tokens, truth) in sets.items():
             scores = metrics.summary_scores(truth, predict.logits(prepared.network, tokens, prepared.pad_id))
-            figures |= {f"{prefix}_{key}": value for key, value in scores.items()}
+            figures |= {f"{prefix}_{key}": value for key, value in {"n": len(truth), **scores}.items()}
         return figures
 
     return measure

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from textlora import corpus, readers
+from textlora import corpus
+from textlora.data import readers
 from textlora.errors import DataError, ResourceError, UsageError, closest
 
 EMBEDDED = {"mini-news": corpus.FOLDER}

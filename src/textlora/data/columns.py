@@ -14,11 +14,11 @@ LABEL_NAMES = ("label", "labels", "class", "category", "target", "topic", "class
 SENTENCE_PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("text1", "text2"))
 
 
-def text_columns(columns: Sequence[str], named: Sequence[str], file: str) -> tuple[str, ...]:
-    """The text columns among `columns`. Raises UsageError where they are unknown, ambiguous or not found."""
+def text_columns(columns: Sequence[str], named: Sequence[str], file: str, label: str = "") -> tuple[str, ...]:
+    """The text columns among `columns` but `label`. Raises UsageError where they are unknown, ambiguous, not found."""
     if named:
         return tuple(_known(name, columns, file, "--text-column") for name in named)
-    by_name = _folded(columns)
+    by_name = _folded(columns, taken=(label,))
     for first, second in SENTENCE_PAIRS:
         if first in by_name and second in by_name:
             raise DataError(
@@ -31,11 +31,11 @@ def text_columns(columns: Sequence[str], named: Sequence[str], file: str) -> tup
     return _only(found, columns, file, "text", "--text-column", TEXT_NAMES)
 
 
-def label_column(columns: Sequence[str], named: str, file: str) -> str:
-    """The label column among `columns`. Raises UsageError where it is unknown, ambiguous or not found."""
+def label_column(columns: Sequence[str], named: str, file: str, texts: Sequence[str] = ()) -> str:
+    """The label column among `columns` but `texts`. Raises UsageError where it is unknown, ambiguous, not found."""
     if named:
         return _known(named, columns, file, "--label-column")
-    by_name = _folded(columns)
+    by_name = _folded(columns, taken=texts)
     found: list[tuple[str, ...]] = [(column,) for name in LABEL_NAMES for column in by_name.get(name, ())]
     return _only(found, columns, file, "label", "--label-column", LABEL_NAMES)[0]
 
@@ -65,9 +65,9 @@ def _only(
     )
 
 
-def _folded(columns: Sequence[str]) -> dict[str, list[str]]:
-    """Column names by their folded form: `Class_Index` is found as `class index`."""
+def _folded(columns: Sequence[str], taken: Sequence[str]) -> dict[str, list[str]]:
+    """Column names that aren't `taken`, by their folded form: `Class_Index` is found as `class index`."""
     by_name: dict[str, list[str]] = {}
-    for column in columns:
+    for column in (c for c in columns if c not in taken):
         by_name.setdefault(column.casefold().replace("_", " ").strip(), []).append(column)
     return by_name

@@ -11,10 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from textlora import columns, labels, readers, sources, splits
+from textlora.data import columns, labels, readers, sources, splits
 from textlora.errors import DataError, UsageError, closest
-from textlora.sources import TEST, TRAIN, VALIDATION
-from textlora.splits import Split
+from textlora.data.sources import TEST, TRAIN, VALIDATION
+from textlora.data.splits import Split
 
 __all__ = ["Data", "Split", "load", "load_split", "read_texts"]
 
@@ -85,16 +85,21 @@ def load_split(
     label_names: Sequence[str],
     text_column: Sequence[str] = (),
     label_column: str = "",
+    usual: tuple[Sequence[str], str] = ((), ""),
     split_seed: int = 0,
     validation_fraction: float = 0.1,
 ) -> Split:
     """One split of `source`, its labels as ids in `label_names` (a trained run's, in its order).
 
+    `usual` are the run's own text and label columns: taken where they exist and nothing is named.
     A file needs no split name. `train`, and `validation` where there is no file of it, are as `load` gives them by the
     same seed. Raises UsageError for a split that isn't there, DataError for a label that isn't in `label_names`.
     """
     found = sources.find(source)
     wanted = sources.SPLIT_OF_STEM.get(split.lower(), split)
+    present = readers.columns(found.first())
+    text_column = _usual(text_column, usual[0], present)
+    label_column = label_column or next(iter(_usual((), (usual[1],), present)), "")
     if _as_loaded(found, wanted):
         data = load(
             source,
@@ -113,9 +118,12 @@ def load_split(
     return raw.coded(wanted or found.name, names, code)
 
 
-def read_texts(path: str | Path, *, text_column: Sequence[str] = ()) -> Iterator[list[str]]:
+def read_texts(
+    path: str | Path, *, text_column: Sequence[str] = (), usual: Sequence[str] = ()
+) -> Iterator[list[str]]:
     """The raw texts of one file in order, in lists of at most 8,192; constant memory (but a .json list is read whole).
 
+    `usual` are a run's own text columns: taken where they exist and no `text_column` is named.
     A .txt file is one text a line. No label column is needed. Raises as `load` does; a row's fault as it is reached.
     """
     file = Path(path)
@@ -123,7 +131,7 @@ def read_texts(path: str | Path, *, text_column: Sequence[str] = ()) -> Iterator
         raise UsageError(f"{file} is a folder, expected one file of texts", "give the file")
     if not file.exists():
         raise DataError(f"there is no file {file}", "check the path")
-    rows = _line_texts(file) if file.suffix.lower() == ".txt" else _column_texts(file, text_column)
+    rows = _line_texts(file) if file.suffix.lower() == ".txt" else _column_texts(file, text_column, usual)
     return _chunks(rows)
 
 
@@ -140,8 +148,8 @@ class _Columns:
         present, named = readers.columns(file), _names(text_column)
         if label_column and label_column in named:
             raise UsageError(f"column {label_column!r} can't be both text and label", "name two columns")
-        label = columns.label_column([c for c in present if c not in named], label_column, file.name)
-        return cls(columns.text_columns([c for c in present if c != label], named, file.name), label)
+        label = columns.label_column(present, label_column, file.name, texts=named)
+        return cls(columns.text_columns(present, named, file.name, label=label), label)
 
     def own_label_names(self, file: Path) -> tuple[str, ...]:
         """Label names that the data brings: classes.txt beside it, or a Parquet file's ClassLabel."""
@@ -178,12 +186,16 @@ def _names(given: Sequence[str]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
 
 
+def _usual(named: Sequence[str], usual: Sequence[str], present: Sequence[str]) -> tuple[str, ...]:
+    """The named columns, else the usual ones if the file has them all, else none: to be found by name."""
+    return _names(named) or (tuple(usual) if usual and set(usual) <= set(present) else ())
+
+
 def _label_names(given: Sequence[str]) -> tuple[str, ...]:
     names = _names(given)
     if len(set(names)) != len(names) or any(not name.strip() for name in names):
-        raise UsageError(
-            f"the label names {', '.join(map(repr, names))} aren't all different and filled", "correct them"
-        )
+        listed = ", ".join(map(repr, names))
+        raise UsageError(f"label names must be different and not blank, got {listed}", "correct --label-names")
     return names
 
 
@@ -198,14 +210,19 @@ def _text(parts: Sequence[Any], row_id: str) -> str:
     """The text cells of a row, joined by one blank; blank ones left out."""
     for part in parts:
         if not isinstance(part, str):
-            raise DataError(f"{row_id}: the text is {part!r:.60}, expected a string", "correct or remove the row")
+            raise DataError(
+                f"{readers.place(row_id)}: the text is {part!r:.60}, expected a string", "correct or remove the row"
+            )
         if "\0" in part:
-            raise DataError(f"{row_id}: the text holds a NUL byte", "remove it")
+            raise DataError(f"{readers.place(row_id)}: the text holds a NUL byte", "remove it")
         if not part.isascii() and any("\ud800" <= c <= "\udfff" for c in part):
-            raise DataError(f"{row_id}: the text holds half a surrogate pair, no character", "write the text as UTF-8")
+            raise DataError(
+                f"{readers.place(row_id)}: the text holds half a surrogate pair, no character",
+                "write the text as UTF-8",
+            )
     text = " ".join(part for part in parts if part.strip())
     if not text:
-        raise DataError(f"{row_id}: the text is empty", "fill it in or remove the row")
+        raise DataError(f"{readers.place(row_id)}: the text is empty", "fill it in or remove the row")
     return text
 
 
@@ -232,8 +249,9 @@ def _files_of(found: sources.Source, split: str, source: str) -> tuple[Path, ...
 # ------------------------------------------------------------------------------------------------ texts without labels
 
 
-def _column_texts(file: Path, text_column: Sequence[str]) -> Iterator[str]:
-    names = columns.text_columns(readers.columns(file), _names(text_column), file.name)
+def _column_texts(file: Path, text_column: Sequence[str], usual: Sequence[str]) -> Iterator[str]:
+    present = readers.columns(file)
+    names = columns.text_columns(present, _usual(text_column, usual, present), file.name)
     return (_text(parts, row_id) for row_id, parts in readers.numbered(readers.cells(file, names), file))
 
 

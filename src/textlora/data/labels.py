@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from textlora.errors import DataError, closest
+from textlora.errors import DataError
+from textlora.data.readers import place
 
 _FLOAT = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.I | re.ASCII)
 _WHOLE = re.compile(r"0|-?[1-9]\d{0,17}", re.ASCII)
@@ -27,16 +28,16 @@ def label_cells(cells: Sequence[Any], row_ids: Sequence[str]) -> list[str]:
     for cell, row_id in zip(cells, row_ids, strict=True):
         if isinstance(cell, list | tuple | dict | np.ndarray):
             raise DataError(
-                f"{row_id}: the label is {_short(cell)}, but a text has exactly one class here",
+                f"{place(row_id)}: the label is {_short(cell)}, but a text has exactly one class here",
                 "multi-label data isn't a task textlora does; keep one label a row",
             )
         if cell is None or (isinstance(cell, str) and not cell.strip()):
-            raise DataError(f"{row_id}: the label is empty, {CLASS_WORDS}", "fill it in or remove the row")
+            raise DataError(f"{place(row_id)}: the label is empty, {CLASS_WORDS}", "fill it in or remove the row")
         if _is_float(cell):
             raise _float_fault(cells, cell, row_id)
         if not isinstance(cell, str | int):
             raise DataError(
-                f"{row_id}: the label {_short(cell)} is a {type(cell).__name__}, {CLASS_WORDS}", "correct it"
+                f"{place(row_id)}: the label {_short(cell)} is a {type(cell).__name__}, {CLASS_WORDS}", "correct it"
             )
         checked.append(str(cell).strip())
     return checked
@@ -77,8 +78,11 @@ def encode(labels: Sequence[str], code: dict[str, int], row_ids: Sequence[str]) 
     """Ids of `labels`: (N,) int64. Raises DataError for a label that `code` hasn't, with its row."""
     for label, row_id in zip(labels, row_ids, strict=True):
         if label not in code:
-            known = ", ".join(list(code)[:MANY])
-            raise DataError(f"{row_id}: label {label!r} is unknown, expected one of {known}", closest(label, code))
+            known = ", ".join(list(code)[:MANY]) + (", ..." if len(code) > MANY else "")
+            raise DataError(
+                f"{place(row_id)}: label {label!r} is unknown, expected one of {known}",
+                "correct it, or name another column with --label-column",
+            )
     return np.fromiter((code[label] for label in labels), dtype=np.int64, count=len(labels))
 
 
@@ -103,10 +107,13 @@ def _float_fault(cells: Sequence[Any], cell: object, row_id: str) -> DataError:
     values = {float(str(c)) for c in cells if _is_float(c)}
     if len(values) > MANY or any(math.isfinite(v) and v != int(v) for v in values):
         return DataError(
-            f"{row_id}: the label {cell} is a real number: predicting numbers (regression) isn't a task textlora does",
+            f"{place(row_id)}: the label {cell} is a real number:"
+            " predicting numbers (regression) isn't a task textlora does",
             "give classes, or name another column with --label-column",
         )
-    return DataError(f"{row_id}: the label {cell} is a float, {CLASS_WORDS}", "write 1, not 1.0, and fill empty labels")
+    return DataError(
+        f"{place(row_id)}: the label {cell} is a float, {CLASS_WORDS}", "write 1, not 1.0, and fill empty labels"
+    )
 
 
 def _all_whole(labels: Sequence[str] | set[str]) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from textlora import duplicates
+from textlora.data import duplicates, readers
 from textlora.errors import DataError
 
 
@@ -60,18 +60,19 @@ class Judged:
 
     def notes(self) -> tuple[str, ...]:
         """What was done, in lines for people; nothing to say, no line."""
-        c = self.counts
-        leaks = c["leaks_exact"] + c["leaks_near"]
-        said = {
-            f"dropped {c['exact_repeats']:,} training rows that repeat an earlier row's text and label": c[
-                "exact_repeats"
-            ],
-            f"dropped {leaks:,} training rows that repeat validation or test texts ({c['leaks_exact']:,} equal,"
-            f" {c['leaks_near']:,} nearly)": leaks,
-            f"{c['conflicting_labels']:,} training texts occur with more than one label; kept": c["conflicting_labels"],
-            f"kept {c['carved_validation']:,} training rows for validation": c["carved_validation"],
-        }
-        return (*(line for line, count in said.items() if count), *self._label_notes())
+        repeats, conflicting = self.counts["exact_repeats"], self.counts["conflicting_labels"]
+        exact, near, carved = (self.counts[key] for key in ("leaks_exact", "leaks_near", "carved_validation"))
+        lines = (
+            (repeats, f"dropped {repeats:,} training rows that repeat an earlier row's text and label"),
+            (
+                exact + near,
+                f"dropped {exact + near:,} training rows that repeat validation or test texts"
+                f" ({exact:,} equal, {near:,} nearly)",
+            ),
+            (conflicting, f"{conflicting:,} training texts occur with more than one label; kept"),
+            (carved, f"kept {carved:,} training rows for validation"),
+        )
+        return (*(line for count, line in lines if count), *self._label_notes())
 
     def _label_notes(self) -> list[str]:
         trained, names = set(self.train.labels.tolist()), self.train.label_names
@@ -175,9 +176,10 @@ def _check_labels(train: Split, given: Sequence[Split]) -> None:
             "give rows of every label, or name another column with --label-column",
         )
     for split in given:
-        for place in np.flatnonzero(~np.isin(split.labels, present))[:1]:
+        for at in np.flatnonzero(~np.isin(split.labels, present))[:1]:
             raise DataError(
-                f"{split.row_ids[place]}: label {split.label_names[split.labels[place]]!r} is in {split.name} but in no"
+                f"{readers.place(split.row_ids[at])}: label {split.label_names[split.labels[at]]!r}"
+                f" is in {split.name} but in no"
                 " training row (rows that repeat one of validation or test don't count)",
                 "give training rows of it, or remove it there",
             )

@@ -130,8 +130,6 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
 def _csv_fault(path: Path, records: int, line: int, error: str) -> DataError:
     row = records + (records > 0 and _csv_columns(path) == AG_COLUMNS)  # there the first record is a row
     where = f"{path.name}: row {row} (line {line})" if records else f"{path.name}: the header line"
-    if "new-line character" in error:
-        return DataError(f"{where} ends lines by a bare carriage return", "save the file with line feeds")
     return DataError(
         f"{where} opens a quote that isn't closed properly ({error})",
         'write a quote inside a text as "" and quote the whole text',
@@ -200,7 +198,8 @@ def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is not valid JSON: {error}", "write one JSON object a line") from None
+        reason = f"{error.msg} at its character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
+        raise DataError(f"{where} is not valid JSON: {reason}", "write one JSON object a line") from None
 
 
 # ------------------------------------------------------------------------------------------------------------- Parquet
@@ -285,3 +284,9 @@ def _first_bad_byte(path: Path) -> str:
 def numbered(rows: Iterable[Cells], path: Path) -> Iterator[tuple[str, Cells]]:
     """(row id, cells): the id is `<file name>:<data row from 1>`."""
     return ((f"{path.name}:{row}", row_cells) for row, row_cells in enumerate(rows, 1))
+
+
+def place(row_id: str) -> str:
+    """A row id in words: `train.csv: row 7`, which nobody takes for a line number."""
+    file, _, row = row_id.rpartition(":")
+    return f"{file}: row {row}"

@@ -1,0 +1,219 @@
+"""Model laws, over families, heads, forms and specs: planned = built = saved; reload, padding and plain PEFT agree."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import FAMILIES
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from laws import (
+    PAD,
+    assert_built_is_saved,
+    assert_gradients_reach_exactly_the_trained,
+    assert_planned_is_built,
+    assert_same_logits,
+    tokens_of,
+)
+from textlora import model as models
+from textlora import predict
+from textlora.errors import DamagedError, ResourceError, UsageError
+from textlora.tokens import Collator
+from textlora.train import plan_for
+
+LABELS = ("World", "Sports", "Business", "Sci/Tech")
+HEADS = [("full", "cls"), ("linear", "cls"), ("linear", "mean")]
+NAMES = {
+    "bert": ["query", "value", "attention.output.dense", "encoder.layer.1.intermediate.dense"],
+    "roberta": ["query", "key", "roberta.encoder.layer.0.attention.self.value", "output.dense"],
+    "distilbert": ["q_lin", "v_lin", "ffn.lin1", "transformer.layer.1.attention.out_lin"],
+}
+
+
+def built(config, labels=LABELS):
+    plan = plan_for(config, len(labels))
+    network, sha = models.build(config, plan, labels, models.compute_dtype(config.precision))
+    return plan, network, sha
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(data=st.data())
+@settings(max_examples=12)
+def test_planned_is_built_is_saved(family, data, tiny_config):
+    head, pooling = data.draw(st.sampled_from(HEADS))
+    targets = data.draw(st.sampled_from([["all-linear"], *([n] for n in NAMES[family]), NAMES[family][:3]]))
+    changes = {
+        "head": head,
+        "pooling": pooling,
+        "target_modules": targets,
+        "lora_r": data.draw(st.integers(1, 9)),
+        "bias": data.draw(st.sampled_from(["none", "lora_only", "all"])),
+        "layers_to_transform": data.draw(st.sampled_from([[], [1]])) if targets == ["all-linear"] else [],
+        "rank_pattern": data.draw(st.sampled_from([{}, {"layer.1.*": 2}])) if targets == ["all-linear"] else {},
+    }
+    labels = tuple(f"label {i}" for i in range(data.draw(st.integers(2, 7))))
+    plan, network, _ = built(tiny_config(family, **changes), labels)
+    assert_planned_is_built(plan, network)
+    with tempfile.TemporaryDirectory() as folder:
+        assert_built_is_saved(plan, network, Path(folder))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("head", "pooling"), HEADS)
+def test_a_fresh_adapter_changes_nothing(family, head, pooling, tiny_config):
+    _, network, _ = built(tiny_config(family, head=head, pooling=pooling))
+    tokens = tokens_of(np.random.default_rng(0), [3, 9, 17])
+    adapted = predict.logits(network, tokens, PAD)
+    with network.disable_adapter():  # the head goes back to its untrained self too, which is what it still is
+        plain = predict.logits(network, tokens, PAD)
+    np.testing.assert_array_equal(adapted, plain)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("head", "pooling"), HEADS)
+@given(lengths=st.lists(st.integers(2, 40), min_size=1, max_size=6), seed=st.integers(0, 99))
+@settings(max_examples=8)
+def test_padding_and_company_change_nothing(family, head, pooling, lengths, seed, tiny_config):
+    _, network, _ = built(tiny_config(family, head=head, pooling=pooling, lora_r=2))
+    tokens = tokens_of(np.random.default_rng(seed), lengths)
+    pad = network.config.pad_token_id
+    together = predict.logits(network, tokens, pad, batch_tokens=10_000)
+    alone = predict.logits(network, tokens, pad, batch_tokens=1)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("head", "pooling"), HEADS)
+@pytest.mark.parametrize("bias", ["none", "all"])
+def test_gradients_reach_exactly_the_trained(family, head, pooling, bias, tiny_config):
+    _, network, _ = built(tiny_config(family, head=head, pooling=pooling, bias=bias))
+    tokens = tokens_of(np.random.default_rng(1), [5, 9])
+    for name, parameter in network.named_parameters():  # a fresh B is zero and would hide A's gradient path
+        if "lora_B" in name:
+            parameter.data.normal_()
+    assert_gradients_reach_exactly_the_trained(network, Collator(1).pad([tokens[0], tokens[1]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("head", "pooling"), HEADS)
+def test_a_reload_gives_the_same_logits_bit_for_bit(head, pooling, dtype, tiny_config, tmp_path):
+    config = tiny_config("roberta", head=head, pooling=pooling, bias="all")
+    plan = plan_for(config, 4)
+    network, sha = models.build(config, plan, LABELS, dtype)
+    with torch.no_grad():
+        for tensor in models.adapter_tensors(network).values():
+            tensor.add_(torch.randn_like(tensor) * 0.1)
+    save(network, config, sha, plan, tmp_path)
+    loaded = models.load(tmp_path, base_weights=config.base_weights, dtype=dtype)
+    assert_same_logits(network, loaded.model, tokens_of(np.random.default_rng(2), [4, 30, 11]))
+
+
+def save(network, config, sha, plan, folder):
+    models.save_weights(network, folder)
+    models.AdapterSettings(
+        form="stock" if config.head == "full" else "textlora",
+        base=models.bases.find(config.base).hub_id,
+        base_sha256=sha,
+        labels=LABELS,
+        head=config.head,
+        pooling=config.pooling,
+        max_length=48,
+        trainable_parameters=plan.trainable,
+    ).write(folder)
+
+
+@pytest.fixture
+def saved(tiny_config, tmp_path):
+    config = tiny_config("bert")
+    plan, network, sha = built(config)
+    save(network, config, sha, plan, tmp_path / "adapter")
+    return config, tmp_path / "adapter"
+
+
+def test_other_base_weights_are_refused_unless_allowed(saved, tiny_base, tmp_path):
+    from conftest import make_base
+
+    _, folder = saved
+    other = make_base("bert", tmp_path / "other", seed=1)
+    with pytest.raises(UsageError, match="other weights"):
+        models.load(folder, base_weights=str(other), dtype=torch.float32)
+    assert models.load(folder, base_weights=str(other), allow_other_base=True, dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "phrase"),
+    [
+        (lambda t: t.pop(next(iter(t))), "lacks"),
+        (lambda t: t.update(surplus=torch.zeros(1)), "no place for"),
+        (lambda t: t.update({next(iter(t)): torch.zeros(3, 3)}), "shape"),
+    ],
+)
+def test_a_missing_surplus_or_misshapen_tensor_is_refused(saved, change, phrase):
+    from safetensors.torch import load_file, save_file
+
+    config, folder = saved
+    tensors = load_file(folder / models.WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / models.WEIGHTS)
+    with pytest.raises(DamagedError, match=phrase):
+        models.load(folder, base_weights=config.base_weights, dtype=torch.float32)
+
+
+def test_a_cut_adapter_file_is_refused(saved):
+    config, folder = saved
+    path = folder / models.WEIGHTS
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(DamagedError, match="damaged"):
+        models.load(folder, base_weights=config.base_weights, dtype=torch.float32)
+
+
+def test_a_pickled_adapter_is_never_read(saved):
+    config, folder = saved
+    (folder / models.WEIGHTS).rename(folder / "adapter_model.bin")
+    with pytest.raises(DamagedError, match="never read"):
+        models.load(folder, base_weights=config.base_weights, dtype=torch.float32)
+
+
+def test_a_base_without_pooler_weights_is_refused_for_the_full_bert_head(tiny_config, tiny_base, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_base("bert"), folder)
+    tensors = {k: v for k, v in load_file(folder / "model.safetensors").items() if "pooler" not in k}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = tiny_config("bert", head="full", pooling="cls", base_weights=str(folder))
+    with pytest.raises(UsageError, match="stay random"):
+        built(config)
+
+
+def test_random_weights_are_the_same_for_the_same_seed(tiny_config):
+    from textlora import bases
+
+    base = bases.find("distilbert")
+    small = base.config | {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32, "vocab_size": 50}
+    base = bases.Base(base.name, base.hub_id, bases.Shapes.from_config(small), None, None, small)
+    digests = []
+    for seed in (0, 0, 1):
+        hf = models.hf_config(base, f"random:{seed}", LABELS)
+        digests.append(models._network(hf, base, f"random:{seed}", "textlora", torch.float32)[1])
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_fp16_without_a_gpu_is_a_clear_refusal():
+    with pytest.raises(ResourceError, match="needs a GPU"):
+        models.compute_dtype("fp16", torch.device("cpu"))
+
+
+def test_frozen_weights_are_held_in_the_compute_type_and_trained_ones_in_fp32(tiny_config):
+    config = tiny_config("bert", precision="bf16", bias="all")
+    network, _ = models.build(config, plan_for(config, 4), LABELS, torch.bfloat16)
+    for name, parameter in network.named_parameters():
+        assert parameter.dtype == torch.float32 or not parameter.requires_grad, name
+    linear = network.get_submodule("base_model.model.encoder.layer.0.attention.self.query.base_layer")
+    assert linear.weight.dtype == torch.bfloat16
