@@ -14,6 +14,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import pytest
 from hypothesis import HealthCheck, settings
+
 from textlora import config as configs
 from textlora.config import Config
 
@@ -56,7 +57,9 @@ def make_tokenizer(family: str, folder: Path) -> None:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+        trainer = trainers.BpeTrainer(
+            vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        )
         cls, sep, pad, unk = "<s>", "</s>", "<pad>", "<unk>"
     else:
         special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -84,7 +87,12 @@ def make_base(family: str, folder: Path, seed: int = 0) -> Path:
     if family == "roberta":
         sizes |= {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1}
     if family == "distilbert":
-        names = {"hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads", "intermediate_size": "hidden_dim"}
+        names = {
+            "hidden_size": "dim",
+            "num_hidden_layers": "n_layers",
+            "num_attention_heads": "n_heads",
+            "intermediate_size": "hidden_dim",
+        }
         sizes = {names.get(key, key): value for key, value in sizes.items()}
     torch.manual_seed(seed)
     model = AutoModel.from_config(AutoConfig.for_model(family, **sizes))

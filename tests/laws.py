@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from textlora import model as models
 from textlora import predict
 from textlora.budget import Plan

@@ -28,7 +28,8 @@ BY_SETTING = {
     "validation_fraction": st.floats(0, 1, exclude_min=True, exclude_max=True),
     "split_seed": st.integers(0, 2**32 - 1),
     "seed": st.integers(0, 2**32 - 1),
-    "base_weights": words.filter(lambda text: not text.startswith("random:")) | st.integers(0, 2**32 - 1).map("random:{}".format),
+    "base_weights": words.filter(lambda text: not text.startswith("random:"))
+    | st.integers(0, 2**32 - 1).map("random:{}".format),
     "lora_r": counts | st.just("max"),
     "lora_alpha": counts,
     "budget": counts,
@@ -43,8 +44,22 @@ BY_SETTING = {
     "rank_pattern": st.dictionaries(words, counts, max_size=3),
     "alpha_pattern": st.dictionaries(words, counts, max_size=3),
 }
-BY_TYPE = {str: words, int: naturals, float: shares, tuple[str, ...]: st.lists(words).map(tuple), tuple[int, ...]: st.lists(naturals).map(tuple)}
-TOGETHER = {"batch_tokens", "per_device_train_batch_size", "max_length", "head", "pooling", "lora_dropout_curve", "lora_dropout_end"}
+BY_TYPE = {
+    str: words,
+    int: naturals,
+    float: shares,
+    tuple[str, ...]: st.lists(words).map(tuple),
+    tuple[int, ...]: st.lists(naturals).map(tuple),
+}
+TOGETHER = {
+    "batch_tokens",
+    "per_device_train_batch_size",
+    "max_length",
+    "head",
+    "pooling",
+    "lora_dropout_curve",
+    "lora_dropout_end",
+}
 
 
 def strategy(name: str) -> st.SearchStrategy:
@@ -58,7 +73,11 @@ def valid_configs(draw) -> Config:
     values = {name: draw(strategy(name)) for name in configs.setting_fields() if name not in TOGETHER}
     length = draw(st.integers(4, 600))
     tokens = draw(st.just(0) | st.integers(length, 10**6))
-    values |= {"max_length": length, "batch_tokens": tokens, "per_device_train_batch_size": 0 if tokens else draw(counts)}
+    values |= {
+        "max_length": length,
+        "batch_tokens": tokens,
+        "per_device_train_batch_size": 0 if tokens else draw(counts),
+    }
     values |= draw(st.sampled_from([{"head": "full", "pooling": "cls"}, {"pooling": "mean"}, {"pooling": "cls"}]))
     if draw(st.booleans()):
         values |= {"lora_dropout_curve": draw(st.sampled_from(["linear", "cosine"])), "lora_dropout_end": draw(shares)}
@@ -120,10 +139,22 @@ def test_a_shipped_recipe_is_valid_and_tells_its_command(recipe):
 
 def test_the_first_seeds_recipe_is_what_the_seed_trained_with():
     c = configs.load("roberta-qv-r10")
-    assert (c.base, c.lora_r, c.lora_alpha, c.lora_dropout, c.target_modules) == ("roberta", 10, 64, 0.1, ("query", "value"))
+    assert (c.base, c.lora_r, c.lora_alpha, c.lora_dropout, c.target_modules) == (
+        "roberta",
+        10,
+        64,
+        0.1,
+        ("query", "value"),
+    )
     assert (c.learning_rate, c.per_device_train_batch_size, c.gradient_accumulation_steps) == (3.99e-4, 32, 4)
     assert (c.lr_scheduler_type, c.num_cycles, c.warmup_ratio, c.weight_decay) == ("cosine_with_restarts", 1, 0.1, 0.0)
-    assert (c.max_steps, c.eval_steps, c.early_stopping_patience, c.max_length, c.base_dropout) == (2000, 100, 3, 512, 0.1)
+    assert (c.max_steps, c.eval_steps, c.early_stopping_patience, c.max_length, c.base_dropout) == (
+        2000,
+        100,
+        3,
+        512,
+        0.1,
+    )
     assert (c.head, c.budget) == ("full", 999_999)
 
 
@@ -165,7 +196,10 @@ def test_a_recipe_file_may_lie_anywhere(tmp_path):
     assert configs.load(str(tmp_path / "mine.toml")).label_names == ("ü", '"quoted"')
 
 
-@pytest.mark.parametrize(("mode", "other"), [("batch_tokens", "per_device_train_batch_size"), ("per_device_train_batch_size", "batch_tokens")])
+@pytest.mark.parametrize(
+    ("mode", "other"),
+    [("batch_tokens", "per_device_train_batch_size"), ("per_device_train_batch_size", "batch_tokens")],
+)
 @pytest.mark.parametrize("recipe", ["minilm-fast", "roberta-qv-r10"])
 def test_naming_one_batching_mode_switches_the_other_off(mode, other, recipe):
     config = configs.load(recipe, {mode: 600})
@@ -272,7 +306,9 @@ def test_a_value_of_the_wrong_type_is_named_with_the_right_one(name):
             configs.load("minilm-fast", {name: value})
 
 
-@pytest.mark.parametrize(("content", "phrase"), [(b"seed = \n", "not a TOML file"), (b'data = "\xff"\n', "not a TOML file")])
+@pytest.mark.parametrize(
+    ("content", "phrase"), [(b"seed = \n", "not a TOML file"), (b'data = "\xff"\n', "not a TOML file")]
+)
 def test_a_recipe_that_is_no_toml_is_a_damaged_file(tmp_path, content, phrase):
     (tmp_path / "mine.toml").write_bytes(content)
     with pytest.raises(DamagedError, match=phrase):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from textlora import data
-from textlora.data import duplicates
 from textlora.corpus import FOLDER
+from textlora.data import duplicates
 
 PER_CLASS = {"train": 170, "validation": 30, "test": 50}
 CLASSES = ("World", "Sports", "Business", "Sci/Tech")

@@ -19,8 +19,9 @@ from laws import (
     assert_same_logits,
     tokens_of,
 )
+
+from textlora import device, predict
 from textlora import model as models
-from textlora import predict
 from textlora.errors import DamagedError, ResourceError, UsageError
 from textlora.tokens import Collator
 from textlora.train import plan_for
@@ -36,7 +37,7 @@ NAMES = {
 
 def built(config, labels=LABELS):
     plan = plan_for(config, len(labels))
-    network, sha = models.build(config, plan, labels, models.compute_dtype(config.precision))
+    network, sha = models.build(config, plan, labels, device.compute_dtype(config.precision))
     return plan, network, sha
 
 
@@ -207,7 +208,7 @@ def test_random_weights_are_the_same_for_the_same_seed(tiny_config):
 
 def test_fp16_without_a_gpu_is_a_clear_refusal():
     with pytest.raises(ResourceError, match="needs a GPU"):
-        models.compute_dtype("fp16", torch.device("cpu"))
+        device.compute_dtype("fp16", torch.device("cpu"))
 
 
 def test_frozen_weights_are_held_in_the_compute_type_and_trained_ones_in_fp32(tiny_config):

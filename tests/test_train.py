@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +20,8 @@ from textlora import model as models
 from textlora import runs
 from textlora.errors import BudgetError, GateError, UsageError
 from textlora.runs import Run
-from textlora.train import balanced_weights, prepare, step_loss, train
+from plain_trainer import assert_first_losses_equal_the_plain_trainers
+from textlora.train import balanced_weights, step_loss, train
 
 
 def quiet(_: str) -> None:
@@ -61,7 +61,9 @@ def test_summary_holds_the_contracts_keys(trained):
     assert set(summary["baselines"]) == {"majority", "tfidf-logreg"}
 
 
-@pytest.mark.parametrize("changes", [{}, {"lora_dropout": 0.2}, {"per_device_train_batch_size": 8, "lora_dropout": 0.1}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"lora_dropout": 0.2}, {"per_device_train_batch_size": 8, "lora_dropout": 0.1}]
+)
 def test_two_runs_of_one_seed_are_bit_identical(changes, tiny_config, tmp_path):
     config = tiny_config("bert", **changes)
     one, other = (train(config, out=tmp_path / name, say=quiet).folder for name in ("one", "other"))
@@ -98,7 +100,9 @@ def killed(config, out: Path, at_step: int, sig: int, tmp_path: Path) -> subproc
     toml = tmp_path / "config.toml"
     toml.write_text(configs.to_toml(config), encoding="utf-8")
     command = [sys.executable, "-c", KILL, str(out), str(at_step), str(sig), str(toml)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
 
 
 @pytest.mark.slow
@@ -204,64 +208,6 @@ def test_balanced_weights_have_mean_one_and_equal_mass():
 # ------------------------------------------------------------------------------------------------ the plain Trainer
 
 
-def plain_losses(config, folder: Path, initial: dict[str, torch.Tensor], tokenizer, prepared) -> list[float]:
-    """The losses of Hugging Face's Trainer on a plain PEFT model: nothing of textlora but the rows and first weights."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments
-
-    base = AutoModelForSequenceClassification.from_pretrained(
-        config.base_weights, num_labels=4, dtype=torch.float32, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
-    )
-    lora = LoraConfig(task_type="SEQ_CLS", r=config.lora_r, lora_alpha=config.lora_alpha, target_modules=list(config.target_modules))
-    network = get_peft_model(base, lora)
-    state = network.state_dict()
-    for name, tensor in initial.items():
-        own = name.replace(".lora_A.", ".lora_A.default.").replace(".lora_B.", ".lora_B.default.")
-        own = own.replace("model.classifier.", "model.classifier.modules_to_save.default.")
-        state[own].copy_(tensor)
-    rows = [
-        {"input_ids": prepared.train[i].tolist(), "attention_mask": [1] * len(prepared.train[i]), "labels": int(label)}
-        for i, label in enumerate(prepared.data.train.labels)
-    ]
-    trainer = Trainer(
-        network,
-        TrainingArguments(
-            str(folder),
-            per_device_train_batch_size=config.per_device_train_batch_size,
-            gradient_accumulation_steps=config.gradient_accumulation_steps,
-            max_steps=config.max_steps,
-            learning_rate=config.learning_rate,
-            lr_scheduler_type=config.lr_scheduler_type,
-            warmup_steps=config.warmup_ratio,
-            weight_decay=config.weight_decay,
-            optim="adamw_torch",
-            seed=config.seed,
-            logging_steps=1,
-            save_strategy="no",
-            use_cpu=True,
-            report_to="none",
-            disable_tqdm=True,
-        ),
-        train_dataset=rows,
-        data_collator=DataCollatorWithPadding(tokenizer),
-    )
-    # Left alone, transformers 5.23 sums the mean losses of accumulated batches for sequence classifiers (docs/log.md).
-    trainer.loss_is_scaled_for_ga = False
-    trainer.train()
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-
-
-def assert_first_losses_equal_plain_trainer(config, tmp_path: Path, steps: int) -> None:
-    prepared = prepare(config, quiet)
-    initial = {name: tensor.clone() for name, tensor in models.adapter_tensors(prepared.network).items()}
-    run = train(config, out=tmp_path / "run", say=quiet)
-    ours = [r["loss"] for r in run.metrics() if r["split"] == "train"]
-    theirs = plain_losses(config, tmp_path / "plain", initial, prepared.tokenizer, prepared)
-    assert len(ours) == len(theirs) == steps
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
-    assert ours[0] != pytest.approx(ours[-1], abs=1e-3)  # something was learnt, so equality says something
-
-
 @pytest.mark.parametrize("schedule", ["linear", "cosine_with_restarts"])
 def test_twenty_losses_equal_the_plain_trainers(schedule, tiny_config, tmp_path):
     config = tiny_config(
@@ -276,7 +222,7 @@ def test_twenty_losses_equal_the_plain_trainers(schedule, tiny_config, tmp_path)
         warmup_ratio=0.1,
         weight_decay=0.01,
     )
-    assert_first_losses_equal_plain_trainer(config, tmp_path, 20)
+    assert_first_losses_equal_the_plain_trainers(config, tmp_path)
 
 
 def test_the_dropout_schedule_is_seen_in_the_metrics(trained):
@@ -304,5 +250,3 @@ def test_the_best_weights_are_kept_not_the_last(tiny_config, tmp_path):
     run = train(config, out=tmp_path / "run", say=quiet)
     best = max(r["accuracy"] for r in run.metrics() if r["split"] == "validation")
     assert run.summary()["best_validation_accuracy"] == pytest.approx(best)
-
-

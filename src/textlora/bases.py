@@ -63,6 +63,11 @@ class Shapes:
         """The prefix of the encoder's module names in the base's own classification model, with its dot."""
         return PREFIXES[self.family]
 
+    @property
+    def longest_text(self) -> int:
+        """Most tokens that have a position, special tokens included."""
+        return longest_text(self.family, self.max_position_embeddings)
+
     @staticmethod
     def from_config(config: Mapping[str, Any]) -> Shapes:
         """The shapes in a Hugging Face config.json.
@@ -76,6 +81,11 @@ class Shapes:
         own = OWN_KEYS.get(family, {})
         sizes = {size: _size(config, own.get(size, size)) for size in wanted}
         return Shapes(family=family, **{"type_vocab_size": 0, **sizes})
+
+
+def longest_text(family: str, positions: int) -> int:
+    """Most tokens of a text with a table of `positions`: RoBERTa's kind starts counting after its padding id, at 2."""
+    return positions - 2 if "roberta" in family else positions
 
 
 def _size(config: Mapping[str, Any], key: str) -> int:

@@ -64,7 +64,9 @@ class MetricsTracker(TrainerCallback):
         self.run, self.meter, self.scheduler = run, meter, scheduler
         self._seen = (0, 0, 0.0)
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
+    ) -> None:
         if "learning_rate" not in logs:  # the evaluation's and the end's summary come through here too
             return
         record = _where(state, "train") | {key: logs[key] for key in TRAINING_KEYS if key in logs}
@@ -79,7 +81,9 @@ class MetricsTracker(TrainerCallback):
             "tokens_per_second": round((self.meter.tokens - tokens) / spent, 1),
         }
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any) -> None:
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any
+    ) -> None:
         for split, prefix in (("validation", "eval"), ("train_sample", "eval_train_sample")):
             self.run.note(_where(state, split) | {key: metrics[f"{prefix}_{key}"] for key in SCORE_KEYS})
 
@@ -97,14 +101,18 @@ class Progress(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if sys.stderr.isatty():
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True, leave=False)
+            self.bar = tqdm(
+                total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True, leave=False
+            )
         self._start = (time.monotonic(), state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.bar:
             self.bar.update()
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any) -> None:
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any
+    ) -> None:
         began, first = self._start
         left = (time.monotonic() - began) / max(1, state.global_step - first) * (state.max_steps - state.global_step)
         line = (

@@ -18,7 +18,9 @@ POOLED = {
 def usage(config: Config, num_labels: int, hidden_size: int) -> str:
     """About ten lines of plain PEFT and torch that give this adapter's logits for `texts`; a test runs them."""
     base = bases.find(config.base).hub_id
-    tokens = f'batch = tokenizer(texts, padding=True, truncation=True, max_length={config.max_length}, return_tensors="pt")'
+    tokens = (
+        f'batch = tokenizer(texts, padding=True, truncation=True, max_length={config.max_length}, return_tensors="pt")'
+    )
     tokenizer = 'tokenizer = AutoTokenizer.from_pretrained("adapter")'
     adapter = 'model = PeftModel.from_pretrained(base, "adapter").eval()'
     if config.head == "full":
@@ -48,7 +50,11 @@ def usage(config: Config, num_labels: int, hidden_size: int) -> str:
 def model_card(config: Config, plan: Plan, labels: tuple[str, ...], hidden_size: int, report: dict[str, Any]) -> str:
     """Markdown with the hub's metadata. `report` is the validation report's dictionary."""
     low, high = report["accuracy_ci"]
-    cleaned = f"Texts are cleaned first ({', '.join(config.cleaning)}); `textlora` does that for you.\n\n" if config.cleaning else ""
+    cleaned = (
+        f"Texts are cleaned first ({', '.join(config.cleaning)}); `textlora` does that for you.\n\n"
+        if config.cleaning
+        else ""
+    )
     return f"""---
 library_name: peft
 base_model: {bases.find(config.base).hub_id}

@@ -36,7 +36,9 @@ def read_state(folder: Path, name: str) -> Any:
     try:
         tensors = load_file(folder / f"{name}.safetensors")
         return _unpack(runs.read_json(folder / f"{name}.json"), tensors)
-    except (SafetensorError, FileNotFoundError, KeyError) as error:
+    except DamagedError:
+        raise
+    except (SafetensorError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
         raise DamagedError(f"{folder / name} is damaged: {error}", "train again without --resume") from error
 
 

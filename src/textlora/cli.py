@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,10 +19,11 @@ from typing import Any, NoReturn, get_args
 import textlora
 from textlora import config as configs
 from textlora.config import Config
-from textlora.errors import ResourceError, TextLoraError, UsageError
+from textlora.errors import DataError, ResourceError, TextLoraError, UsageError, closest
 
 INTERRUPTED = 130
 HEADLINE = "Chip maker lifts its forecast as orders for satellite phones double"
+LISTS = (tuple[str, ...], tuple[int, ...])
 Result = dict[str, Any]
 
 
@@ -37,7 +39,11 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """All verbs with their flags. Flags of settings are made from `textlora.config.Config`."""
-    top = Parser("textlora", description="Train, judge and use LoRA text classifiers inside a budget of parameters.", allow_abbrev=False)
+    top = Parser(
+        "textlora",
+        description="Train, judge and use LoRA text classifiers inside a budget of parameters.",
+        allow_abbrev=False,
+    )
     top.add_argument("--version", action="version", version=f"textlora {textlora.__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
 
@@ -55,7 +61,7 @@ def _verb(verbs: Any, run: Callable[[argparse.Namespace], Result], help: str, fl
     one = verbs.add_parser(run.__name__, help=help, description=(run.__doc__ or help), allow_abbrev=False)
     flags(one)
     one.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-    one.set_defaults(run=run)
+    one.set_defaults(run=run, known_flags=[flag for action in one._actions for flag in action.option_strings])
 
 
 def _out_flags(one: Parser) -> None:
@@ -68,8 +74,9 @@ def _setting_flags(one: Parser) -> None:
     for name, field in configs.setting_fields().items():
         spellings = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
         metavar = name.split("_")[-1].upper()
-        one.add_argument(*spellings, dest=name, metavar=metavar, help=field.metadata["help"].replace("%", "%%"))
-        one.set_defaults(**{name: None})
+        action = "append" if configs.setting_type(name) in LISTS else "store"
+        help = field.metadata["help"].replace("%", "%%")
+        one.add_argument(*spellings, dest=name, action=action, metavar=metavar, help=help)
 
 
 def _plan_flags(one: Parser) -> None:
@@ -80,7 +87,9 @@ def _plan_flags(one: Parser) -> None:
 def _train_flags(one: Parser) -> None:
     _setting_flags(one)
     _out_flags(one)
-    one.add_argument("--resume", action="store_true", help="go on with the run in --out from its newest good checkpoint")
+    one.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out from its newest good checkpoint"
+    )
 
 
 def _run_flags(one: Parser) -> None:
@@ -95,7 +104,9 @@ def _evaluate_flags(one: Parser) -> None:
     _run_flags(one)
     one.add_argument("--data", required=True, metavar="D", help="a name, a folder or a file")
     one.add_argument("--split", default="", help="train, validation or test [test; a single file needs none]")
-    one.add_argument("--text-column", "--text_column", action="append", default=[], metavar="COLUMN", help="[as trained]")
+    one.add_argument(
+        "--text-column", "--text_column", action="append", default=[], metavar="COLUMN", help="[as trained]"
+    )
     one.add_argument("--label-column", "--label_column", default="", metavar="COLUMN", help="[as trained]")
     one.add_argument("--out", default="", metavar="DIR", help="where the report goes [the run]")
 
@@ -107,10 +118,16 @@ def _classify_flags(one: Parser) -> None:
 
 def _predict_flags(one: Parser) -> None:
     _run_flags(one)
-    one.add_argument("--input", required=True, metavar="FILE", help="CSV, TSV, JSONL, Parquet, or TXT with a text a line")
+    one.add_argument(
+        "--input", required=True, metavar="FILE", help="CSV, TSV, JSONL, Parquet, or TXT with a text a line"
+    )
     one.add_argument("--output", default="", metavar="FILE", help="[inference_output.csv]")
-    one.add_argument("--format", default="", metavar="F", help="kaggle (ID,Label), csv, jsonl, parquet [by the file's ending]")
-    one.add_argument("--text-column", "--text_column", action="append", default=[], metavar="COLUMN", help="[as trained]")
+    one.add_argument(
+        "--format", default="", metavar="F", help="kaggle (ID,Label), csv, jsonl, parquet [by the file's ending]"
+    )
+    one.add_argument(
+        "--text-column", "--text_column", action="append", default=[], metavar="COLUMN", help="[as trained]"
+    )
     one.add_argument("--overwrite", action="store_true", help="replace an existing output")
 
 
@@ -125,21 +142,39 @@ def _config(args: argparse.Namespace, recipe: str = configs.DEFAULT_RECIPE) -> C
     return configs.load(args.recipe or recipe, overrides)
 
 
-def _value(name: str, text: str) -> Any:
-    """A flag's text as its setting's type: lists are comma-separated, tables name=value pairs."""
+def _value(name: str, text: Any) -> Any:
+    """A flag's text as its setting's type: tables are name=value pairs, lists comma-separated or the flag repeated.
+
+    A column's name may hold a comma, so `text_column` is only repeated.
+    """
     wanted = configs.setting_type(name)
+    if name == "text_column":
+        return text
     try:
         if wanted == dict[str, int]:
             return {key: int(value) for key, value in (pair.split("=", 1) for pair in text.split(","))}
-        if wanted in (tuple[str, ...], tuple[int, ...]):
-            return [get_args(wanted)[0](item.strip()) for item in text.split(",") if item.strip()]
+        if wanted in LISTS:
+            return [get_args(wanted)[0](item.strip()) for item in ",".join(text).split(",") if item.strip()]
         if wanted == int | str:
             return text if text == configs.MAX else int(text)
         return wanted(text)
     except ValueError:
         kinds = {int: "a whole number", float: "a number", tuple[int, ...]: "whole numbers with commas"}
-        expected = kinds.get(wanted, "pairs like query=8,value=4" if wanted == dict[str, int] else "a whole number or max")
+        expected = kinds.get(
+            wanted, "pairs like query=8,value=4" if wanted == dict[str, int] else "a whole number or max"
+        )
         raise UsageError(f"--{name.replace('_', '-')} takes {expected}, got {text!r}", "correct the flag") from None
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command in `argv`. Raises UsageError; for a misspelt flag with the closest known one."""
+    args, surplus = parser().parse_known_args(argv)
+    if not surplus:
+        return args
+    flag = surplus[0].split("=")[0]
+    if flag.startswith("--"):
+        raise UsageError(f"{args.verb} has no flag {flag}", closest(flag, args.known_flags))
+    raise UsageError(f"{args.verb} doesn't take {surplus[0]!r}", f"see: textlora {args.verb} --help")
 
 
 # -------------------------------------------------------------------------------------------------------------- verbs
@@ -152,14 +187,16 @@ def quickstart(args: argparse.Namespace) -> Result:
     from textlora.train import train as fit
 
     versions = _versions()
-    _say(f"textlora {textlora.__version__}, Python {versions['python']}, torch {versions['torch']}, {os.cpu_count()} CPUs")
+    python, torch = versions["python"], versions["torch"]
+    _say(f"textlora {textlora.__version__}, Python {python}, torch {torch}, {os.cpu_count()} CPUs")
     run = fit(configs.load("quickstart"), out=args.out, overwrite=args.overwrite, say=_say)
     report = judge(run.folder, "mini-news", "test").to_dict()
     answer = predict.load(run.folder).classify([HEADLINE])[0]
     low, high = report["accuracy_ci"]
-    _out(args, f"test accuracy {report['accuracy']:.3f} ({low:.3f} to {high:.3f} at 95 %, {report['n']} rows, read {report['test_reads']} time)")
+    accuracy = f"{report['accuracy']:.3f} ({low:.3f} to {high:.3f} at 95 %"
+    _out(args, f"test accuracy {accuracy}, {report['n']} rows, read {report['test_reads']} time)")
     _out(args, f'"{HEADLINE}" -> {answer["label"]} ({answer["probability"]:.0%})')
-    _out(args, f"written: {run.folder}/adapter (the classifier), /evaluation (figures and pictures), /config.toml, /summary.json")
+    _out(args, f"written to {run.folder}: adapter/ (the classifier), evaluation/ (figures, pictures), summary.json")
     _out(args, f'try:  textlora classify {run.folder} "your text"')
     _out(args, "      textlora train --data YOUR.csv --out runs/mine")
     return {"run": str(run.folder), "summary": run.summary(), "test": report, "classified": answer}
@@ -184,12 +221,18 @@ def plan(args: argparse.Namespace) -> Result:
 
 def plan_table(plan: Result) -> str:
     """A plan as a small table by group, with other plans that fit."""
-    groups = {"adapters": plan["adapters"], "head": plan["head"], "biases": plan["biases"], "trainable": plan["trainable"]}
+    groups = {
+        "adapters": plan["adapters"],
+        "head": plan["head"],
+        "biases": plan["biases"],
+        "trainable": plan["trainable"],
+    }
     rows = [f"{plan['base']}, {plan['num_labels']} labels, head {plan['head_kind']}, pooling {plan['pooling']}"]
     rows += [f"  {name:<10}{count:>12,}" for name, count in groups.items() if count or name != "biases"]
     rows += [f"  {'of':<10}{plan['total']:>12,}  {plan['trainable_percent']} %"]
     rows += [f"  {'budget':<10}{plan['budget']:>12,}  {plan['budget'] - plan['trainable']:,} left"]
-    rows += [f"  r {plan['r']}, alpha {plan['lora_alpha']} on {len(plan['modules'])} matrices; the largest r that fits is {plan['largest_r']}"]
+    where = f"  r {plan['r']}, alpha {plan['lora_alpha']} on {len(plan['modules'])} matrices"
+    rows += [f"{where}; the largest r that fits is {plan['largest_r']}"]
     if plan["neighbours"]:
         rows += ["also fits:"]
         rows += [f"  r {n['r']:<4} {n['trainable']:>9,}  {', '.join(n['target_modules'])}" for n in plan["neighbours"]]
@@ -216,10 +259,16 @@ def _resumed(args: argparse.Namespace) -> Config:
         raise UsageError("--resume needs the run to go on with", "name it with --out RUN")
     kept = runs.open_run(args.out).config()
     given = {name: getattr(args, name) for name in configs.setting_fields() if getattr(args, name) is not None}
-    other = [name for name, text in given.items() if configs.from_dict({name: _value(name, text)}).to_dict()[name] != kept.to_dict()[name]]
+    other = [
+        name
+        for name, text in given.items()
+        if configs.from_dict({name: _value(name, text)}).to_dict()[name] != kept.to_dict()[name]
+    ]
     if other or args.recipe:
         flag = f"--{other[0].replace('_', '-')}" if other else "--recipe"
-        raise UsageError(f"--resume keeps the run's own settings, {flag} says otherwise", "leave it out, or start a new run")
+        raise UsageError(
+            f"--resume keeps the run's own settings, {flag} says otherwise", "leave it out, or start a new run"
+        )
     return kept
 
 
@@ -229,7 +278,13 @@ def evaluate(args: argparse.Namespace) -> Result:
 
     split = args.split or ("" if Path(args.data).is_file() else "test")
     report = judge(
-        args.model, args.data, split, out=args.out, text_column=args.text_column, label_column=args.label_column, **_loading(args)
+        args.model,
+        args.data,
+        split,
+        out=args.out,
+        text_column=args.text_column,
+        label_column=args.label_column,
+        **_loading(args),
     ).to_dict()
     for warning in report["warnings"]:
         _say(f"WARNING: {warning}")
@@ -240,17 +295,18 @@ def evaluate(args: argparse.Namespace) -> Result:
 def report_table(report: Result) -> str:
     """A report's headline and its class table."""
     low, high = report["accuracy_ci"]
-    lines = [
-        f"{report['split']}: accuracy {report['accuracy']:.4f} (95 % {low:.4f} to {high:.4f}) on {report['n']} rows",
-        f"precision {report['precision']:.4f}  recall {report['recall']:.4f}  F1 {report['f1']:.4f}  "
-        f"(macro {report['precision_macro']:.4f}  {report['recall_macro']:.4f}  {report['f1_macro']:.4f})  ECE {report['ece']:.4f}",
-    ]
+    lines = [f"{report['split']}: accuracy {report['accuracy']:.4f} (95 % {low:.4f} to {high:.4f}), {report['n']} rows"]
+    for mean, ending in (("weighted", ""), ("macro", "_macro")):
+        named = "  ".join(f"{name} {report[name.lower() + ending]:.4f}" for name in ("Precision", "Recall", "F1"))
+        lines.append(f"{mean:<8}  {named}")
+    lines.append(f"calibration error (ECE) {report['ece']:.4f}")
     width = max(len("class"), *(len(row["label"]) for row in report["per_class"]))
     lines.append(f"{'class':<{width}}  accuracy  precision      F1     right  most often taken for")
     for row in report["per_class"]:
         taken = ", ".join(f"{c['label']} {c['count']}" for c in row["top_confusions"])
         right = f"{row['correct']}/{row['total']}"
-        lines.append(f"{row['label']:<{width}}    {row['accuracy']:.4f}     {row['precision']:.4f}  {row['f1']:.4f}  {right:>8}  {taken}")
+        figures = f"{row['accuracy']:>8.4f}  {row['precision']:>9.4f}  {row['f1']:.4f}  {right:>8}"
+        lines.append(f"{row['label']:<{width}}  {figures}  {taken}")
     if report["test_reads"] is not None:
         lines.append(f"test read {report['test_reads']} times")
     return "\n".join(lines)
@@ -260,10 +316,20 @@ def classify(args: argparse.Namespace) -> Result:
     """Label texts given on the command line."""
     from textlora import predict as predicting
 
+    _check_texts(args.texts)
     results = predicting.load(args.model, **_loading(args)).classify(args.texts)
     for result in results:
         _out(args, f"{result['label']}\t{result['probability']:.3f}\t{result['text']}")
     return {"results": results}
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    """Texts from the command line, held to what data files are held to."""
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            raise DataError(f"text {number} is empty", "give a text to classify")
+        if any("\ud800" <= c <= "\udfff" for c in text):  # how Python hands on bytes that it can't decode
+            raise DataError(f"text {number} is not UTF-8", "give UTF-8, or put it in a file and use `textlora predict`")
 
 
 def predict(args: argparse.Namespace) -> Result:
@@ -313,38 +379,51 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in argv
     try:
-        args = parser().parse_args(argv)
+        args = _parse(argv)
         _quiet()
         result = args.run(args)
+        if as_json:
+            print(json.dumps(result, allow_nan=False))
+        sys.stdout.flush()
     except KeyboardInterrupt as stop:
         return _fail(INTERRUPTED, "interrupted", str(stop) or "interrupted", "", as_json)
     except TextLoraError as error:
         return _fail(error.code, error.kind, error.message, error.fix, as_json)
-    except (OSError, MemoryError, RuntimeError) as error:
-        code, kind, message, fix = _resource(error)
-        if code is None:
-            raise
-        return _fail(code, kind, message, fix, as_json)
-    if as_json:
-        print(json.dumps(result, ensure_ascii=False, allow_nan=False))
+    except BrokenPipeError:  # whoever read our stdout has left; devnull in its place keeps Python's exit quiet
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ResourceError.code
+    except Exception as error:
+        return _unforeseen(error, as_json)
     return 0
 
 
 def _fail(code: int, kind: str, message: str, fix: str, as_json: bool) -> int:
     if as_json:
-        print(json.dumps({"error": {"code": code, "kind": kind, "message": message, "fix": fix}}, ensure_ascii=False))
+        print(json.dumps({"error": {"code": code, "kind": kind, "message": message, "fix": fix}}), flush=True)
     _say(f"textlora: {message}" + (f"\n  {fix}" if fix else ""))
     return code
 
 
-def _resource(error: Exception) -> tuple[int | None, str, str, str]:
-    """Out of memory and full disks, wherever they come from, as a ResourceError's words; None for anything else."""
+def _unforeseen(error: Exception, as_json: bool) -> int:
+    """What no module foresaw: the machine's refusals as a ResourceError, the rest as our own fault, with its traceback."""
+    resource = _resource(error)
+    if resource:
+        return _fail(resource.code, resource.kind, resource.message, resource.fix, as_json)
+    traceback.print_exception(error)
+    return _fail(TextLoraError.code, "internal", f"{type(error).__name__}: {error}", "please report this", as_json)
+
+
+def _resource(error: Exception) -> ResourceError | None:
+    """Memory, disk and files that can't be used, wherever that showed; None for anything else."""
     text = str(error)
     if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text.lower():
-        return ResourceError.code, ResourceError.kind, "out of memory", "use smaller batches: --batch-tokens, --max-length"
+        return ResourceError("out of memory", "use smaller batches: --batch-tokens, --max-length")
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text:
-        return ResourceError.code, ResourceError.kind, "the disk is full", "free some space and repeat"
-    return None, "", "", ""
+        return ResourceError("the disk is full", "free some space and repeat")
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return ResourceError(f"{place}{error.strerror or text}", "check the path, its permissions and the connection")
+    return None
 
 
 def _quiet() -> None:

@@ -134,7 +134,11 @@ def _ranges(config: Config) -> list[str]:
     found += [f"{k} must not be negative, got {getattr(config, k)}" for k in NOT_NEGATIVE if getattr(config, k) < 0]
     found += [f"{k} is a share in [0, 1), got {getattr(config, k)}" for k in SHARES if not 0 <= getattr(config, k) < 1]
     found += [f"{k} must be finite, got {getattr(config, k)}" for k in FINITE if not isfinite(getattr(config, k))]
-    found += [f"{k} must be below {SEEDS}, got {getattr(config, k)}" for k in ("seed", "split_seed") if getattr(config, k) >= SEEDS]
+    found += [
+        f"{k} must be below {SEEDS}, got {getattr(config, k)}"
+        for k in ("seed", "split_seed")
+        if getattr(config, k) >= SEEDS
+    ]
     found += [f"alpha_pattern[{k}] must be above 0, got {v}" for k, v in config.alpha_pattern.items() if v < 1]
     ranks = {"lora_r": config.lora_r, **{f"rank_pattern[{k}]": v for k, v in config.rank_pattern.items()}}
     for name, r in ranks.items():
@@ -155,11 +159,15 @@ def _together(config: Config) -> list[str]:
     if bool(config.batch_tokens) == bool(config.per_device_train_batch_size):
         found.append("set one of batch_tokens and per_device_train_batch_size, the other to 0")
     if config.batch_tokens and config.batch_tokens < config.max_length:
-        found.append(f"batch_tokens {config.batch_tokens} is below max_length {config.max_length}: a long text won't fit")
+        found.append(
+            f"batch_tokens {config.batch_tokens} is below max_length {config.max_length}: a long text won't fit"
+        )
     if config.head == "full" and config.pooling != "cls":
         found.append("head full is the base's own and reads the first token: it goes with pooling cls")
     seed = config.base_weights.removeprefix("random:")
-    if seed != config.base_weights and not (seed.isascii() and seed.isdigit() and int(seed[:20]) < SEEDS):
+    if seed != config.base_weights and not (
+        seed.isascii() and seed.isdigit() and len(seed) <= 10 and int(seed) < SEEDS
+    ):
         found.append(f"base_weights random:SEED needs a whole number below {SEEDS}, got {config.base_weights!r}")
     if config.lora_dropout_curve == "constant" and config.lora_dropout_end not in (0.0, config.lora_dropout):
         found.append("lora_dropout_end needs --lora-dropout-curve linear or cosine")
@@ -171,7 +179,9 @@ def _together(config: Config) -> list[str]:
 
 def recipe_names() -> list[str]:
     """The recipes that ship with textlora."""
-    return sorted(p.name.removesuffix(".toml") for p in resources.files("textlora.recipes").iterdir() if p.name.endswith(".toml"))
+    return sorted(
+        p.name.removesuffix(".toml") for p in resources.files("textlora.recipes").iterdir() if p.name.endswith(".toml")
+    )
 
 
 def load(recipe: str = DEFAULT_RECIPE, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -257,7 +267,11 @@ def _typed(key: str, value: Any) -> Any:
             return dict(value)
     elif type(value) in kinds:
         return value
-    expected = {tuple[str, ...]: "a list of names", tuple[int, ...]: "a list of whole numbers", dict[str, int]: "a table of whole numbers"}
+    expected = {
+        tuple[str, ...]: "a list of names",
+        tuple[int, ...]: "a list of whole numbers",
+        dict[str, int]: "a table of whole numbers",
+    }
     expected_words = expected.get(wanted, " or ".join(k.__name__ for k in kinds))
     raise UsageError(f"{key} must be {expected_words}, got {value!r}", "correct the flag or the recipe")
 

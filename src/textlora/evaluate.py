@@ -49,7 +49,16 @@ class Report:
         }
 
 
-def evaluate(run: str | Path, source: str, split: str = TEST, *, out: str | Path = "", text_column: Sequence[str] = (), label_column: str = "", **loading: Any) -> Report:
+def evaluate(
+    run: str | Path,
+    source: str,
+    split: str = TEST,
+    *,
+    out: str | Path = "",
+    text_column: Sequence[str] = (),
+    label_column: str = "",
+    **loading: Any,
+) -> Report:
     """Score a run (or a bare adapter) on one split of `source` and write the report.
 
     A run's report goes into its evaluation/ folder; a bare adapter's only to `out`, if given. `loading` is passed to
@@ -73,12 +82,26 @@ def evaluate(run: str | Path, source: str, split: str = TEST, *, out: str | Path
     return report
 
 
-def judge(rows: Split, source: str, probabilities: np.ndarray, labels: Sequence[str], home: Run | None, *, trainable_parameters: int | None, warnings: tuple[str, ...] = ()) -> Report:
+def judge(
+    rows: Split,
+    source: str,
+    probabilities: np.ndarray,
+    labels: Sequence[str],
+    home: Run | None,
+    *,
+    trainable_parameters: int | None,
+    warnings: tuple[str, ...] = (),
+) -> Report:
     """The report on `rows` from their probabilities (N, C), written under `home`'s evaluation/ if there is one."""
     scores = metrics.score(rows.labels, probabilities, labels)
     reads = None
     if rows.name == TEST and home:
-        seen = {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "data": source, "fingerprint": rows.fingerprint, "accuracy": scores.accuracy}
+        seen = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
+            "data": source,
+            "fingerprint": rows.fingerprint,
+            "accuracy": scores.accuracy,
+        }
         reads = home.record_test_read(seen)
     report = Report(
         split=rows.name,
@@ -113,7 +136,9 @@ def _home(run: str | Path, out: str | Path) -> Run | None:
     return Run(Path(run)) if (Path(run) / "config.toml").is_file() else None
 
 
-def _rows(run: str | Path, source: str, split: str, predictor: Predictor, text_column: Sequence[str], label_column: str) -> Split:
+def _rows(
+    run: str | Path, source: str, split: str, predictor: Predictor, text_column: Sequence[str], label_column: str
+) -> Split:
     """The split's rows, read as the run read its own: same columns, labels and carving."""
     settings = predictor.settings
     carving = {}
@@ -137,13 +162,19 @@ def _overlap(run: str | Path, rows: Split) -> tuple[str, ...]:
         return ()
     known = runs.read_json(Path(run) / "environment.json").get("data", {}).get("fingerprints", {})
     used = {"train": "was trained on", "validation": "was chosen on"}
-    return tuple(f"the run {used[name]} these rows" for name, value in known.items() if value == rows.fingerprint and name in used)
+    return tuple(
+        f"the run {used[name]} these rows"
+        for name, value in known.items()
+        if value == rows.fingerprint and name in used
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- verdict
 
 
-def verdict(report: Report, labels: np.ndarray, probabilities: np.ndarray, baseline: Baseline, next_command: str) -> list[str]:
+def verdict(
+    report: Report, labels: np.ndarray, probabilities: np.ndarray, baseline: Baseline, next_command: str
+) -> list[str]:
     """At most four sentences made of numbers: gain over the baseline, worst confusion, weakest class, what next."""
     right = probabilities.argmax(1) == labels
     gain = metrics.paired_gain(baseline.probabilities.argmax(1) == labels, right)
@@ -160,12 +191,10 @@ def _confusion(report: Report) -> list[str]:
     if not matrix.any():
         return []
     true, predicted = np.unravel_index(matrix.argmax(), matrix.shape)
-    share = matrix.max() / matrix.sum()
-    return [f"Most confused: {names[true]} taken for {names[predicted]}, {matrix.max()} of {matrix.sum()} mistakes ({share:.0%})."]
+    count, mistakes = int(matrix.max()), int(matrix.sum())
+    return [f"Most confused: {names[true]} taken for {names[predicted]}, {count} of {mistakes} mistakes."]
 
 
 def _weakest(report: Report) -> str:
     weakest = min(report.scores.per_class, key=lambda row: row.f1)
     return f"Weakest class: {weakest.label}, F1 {weakest.f1:.3f} ({weakest.correct} of {weakest.total} found)."
-
-

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -25,17 +24,23 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from textlora import bases, runs
+from textlora import bases, device, runs
 from textlora.bases import Base
 from textlora.budget import Plan
 from textlora.config import Config
-from textlora.errors import DamagedError, GateError, ResourceError, UsageError
+from textlora.errors import DamagedError, GateError, UsageError
 
 WEIGHTS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
 FULL_HEAD = {"distilbert": ("pre_classifier", "classifier")}  # what a family's own head consists of, if not just:
 CLASSIFIER = ("classifier",)
-DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "seq_classif_dropout")
+DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "seq_classif_dropout",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,49 +69,11 @@ class AdapterSettings:
             known = {f.name: values[f.name] for f in fields(cls)}
         except (KeyError, TypeError) as error:
             raise DamagedError(f"{folder / runs.ADAPTER_SETTINGS} lacks {error}", "copy the adapter again") from None
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in known.items()})
+        plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in known.items()}
+        return cls(**plain)
 
     def write(self, folder: Path) -> None:
         runs.write_json(folder / runs.ADAPTER_SETTINGS, asdict(self))
-
-
-# ------------------------------------------------------------------------------------------- where and how precisely
-
-
-def pick_device() -> torch.device:
-    """The accelerator that torch sees, or the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def compute_dtype(precision: str, device: torch.device | None = None) -> torch.dtype:
-    """The type that frozen weights are held in and matrices are multiplied in.
-
-    `auto` is bf16 where the machine has units for it (AMX or AVX512-BF16; a GPU's own, not emulated), else fp16 on a
-    GPU, else fp32. Raises ResourceError for fp16 without a GPU.
-    """
-    device = device or pick_device()
-    if precision == "auto":
-        if _fast_bf16(device):
-            return torch.bfloat16
-        return torch.float16 if device.type == "cuda" else torch.float32
-    if precision == "fp16" and device.type != "cuda":
-        raise ResourceError(f"fp16 needs a GPU, this machine offers {device.type}", "use --precision bf16 or fp32")
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
-
-
-def _fast_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    cpu = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return bool(cpu.get("amx_bf16") or cpu.get("avx512_bf16"))
-
-
-def autocast(model: nn.Module) -> torch.autocast:
-    """The mixed precision that `model`'s frozen weights were loaded for."""
-    weight = next(p for p in model.parameters() if not p.requires_grad)
-    return torch.autocast(weight.device.type, weight.dtype, enabled=weight.dtype != torch.float32)
 
 
 # ------------------------------------------------------------------------------------------------------ the network
@@ -130,10 +97,12 @@ class _Classifies:
     def __init__(self, config: PreTrainedConfig) -> None:
         takes_pooler = "add_pooling_layer" in inspect.signature(super().__init__).parameters
         super().__init__(config, **({"add_pooling_layer": False} if takes_pooler else {}))  # type: ignore[call-arg]
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, int(config.num_labels or 0))
         self.pooling = "mean"
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> SequenceClassifierOutput:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> SequenceClassifierOutput:
         hidden_BTD = super().forward(input_ids, attention_mask, **kwargs).last_hidden_state  # type: ignore[misc]
         pooled_BD = pool(hidden_BTD, attention_mask, self.pooling)
         with torch.autocast(pooled_BD.device.type, enabled=False):  # the head is tiny: its logits stay in fp32
@@ -145,13 +114,17 @@ def _classifying(encoder_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
     return type(f"{encoder_class.__name__}Classifier", (_Classifies, encoder_class), {})
 
 
-def _network(hf_config: PreTrainedConfig, base: Base, weights: str, form: str, dtype: torch.dtype) -> tuple[PreTrainedModel, str]:
+def _network(
+    hf_config: PreTrainedConfig, base: Base, weights: str, form: str, dtype: torch.dtype
+) -> tuple[PreTrainedModel, str]:
     """The base with an untrained head, on the CPU in `dtype`; and the sha256 of the base's weights."""
     auto = AutoModelForSequenceClassification if form == "stock" else AutoModel
-    model_class = auto._model_mapping[type(hf_config)]
+    model_class: Any = auto._model_mapping[type(hf_config)]
     if form == "textlora":
         model_class = _classifying(model_class)
-    hf_config._attn_implementation = "sdpa" if pick_device().type == "cuda" else "eager"  # eager: 2x on CPU, measured
+    hf_config._attn_implementation = (
+        "sdpa" if device.pick_device().type == "cuda" else "eager"
+    )  # eager: 2x on CPU, measured
     if weights.startswith("random:"):
         return _random(model_class, hf_config, int(weights[7:]), dtype)
     folder = bases.files(base, weights)
@@ -168,7 +141,9 @@ def _network(hf_config: PreTrainedConfig, base: Base, weights: str, form: str, d
     return model, bases.sha256_of(folder, base, allow_other=True)
 
 
-def _random(model_class: type[PreTrainedModel], hf_config: PreTrainedConfig, seed: int, dtype: torch.dtype) -> tuple[PreTrainedModel, str]:
+def _random(
+    model_class: type[PreTrainedModel], hf_config: PreTrainedConfig, seed: int, dtype: torch.dtype
+) -> tuple[PreTrainedModel, str]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_class(hf_config)
@@ -176,7 +151,7 @@ def _random(model_class: type[PreTrainedModel], hf_config: PreTrainedConfig, see
     for name, tensor in sorted(model.state_dict().items()):
         if not name.startswith(("classifier.", "pre_classifier.")):
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-    return model.to(dtype), digest.hexdigest()
+    return model.to(dtype=dtype), digest.hexdigest()  # type: ignore[call-arg]
 
 
 def head_modules(model_type: str, form: str) -> tuple[str, ...]:
@@ -211,7 +186,7 @@ def build(config: Config, plan: Plan, labels: tuple[str, ...], dtype: torch.dtyp
     settings = hf_config(base, config.base_weights, labels, config.base_dropout)
     network, base_sha256 = _network(settings, base, config.base_weights, form, dtype)
     if form == "textlora":
-        network.pooling = config.pooling
+        network.pooling = config.pooling  # type: ignore[assignment]
     elif base.sha256 not in (None, base_sha256) and not config.base_weights:
         raise DamagedError(f"the weights of {base.hub_id} are not the pinned ones", "install the base again")
     torch.manual_seed(config.seed)
@@ -220,7 +195,9 @@ def build(config: Config, plan: Plan, labels: tuple[str, ...], dtype: torch.dtyp
         network.get_submodule(name).apply(network._init_weights)
     model = _wrap(network, _lora_config(config, plan, base, form, modules))
     if trainable_count(model) != plan.trainable:
-        raise GateError(f"planned {plan.trainable:,} trainable parameters, built {trainable_count(model):,}", "report this")
+        raise GateError(
+            f"planned {plan.trainable:,} trainable parameters, built {trainable_count(model):,}", "report this"
+        )
     return model, base_sha256
 
 
@@ -329,7 +306,9 @@ class Loaded:
     tokenizer_folder: Path
 
 
-def load(folder: Path, *, base_weights: str = "", tokenizer: str = "", allow_other_base: bool = False, dtype: torch.dtype) -> Loaded:
+def load(
+    folder: Path, *, base_weights: str = "", tokenizer: str = "", allow_other_base: bool = False, dtype: torch.dtype
+) -> Loaded:
     """The adapter in `folder` on a fresh copy of its base, in evaluation mode.
 
     Raises UsageError for an adapter of other base weights (unless `allow_other_base`), DamagedError for a file that
@@ -337,7 +316,7 @@ def load(folder: Path, *, base_weights: str = "", tokenizer: str = "", allow_oth
     """
     tensors = read_weights(folder)
     lora = _read_lora_config(folder)
-    settings = _settings(folder, lora, tensors)
+    settings = _settings(folder, lora, tensors, base_weights)
     base = bases.find(settings.base)
     weights = base_weights or settings.base_weights
     config = hf_config(base, weights, settings.labels)
@@ -349,10 +328,10 @@ def load(folder: Path, *, base_weights: str = "", tokenizer: str = "", allow_oth
             "name the right ones with --base-weights, or accept what comes with --allow-other-base",
         )
     if settings.form == "textlora":
-        network.pooling = settings.pooling
+        network.pooling = settings.pooling  # type: ignore[assignment]
     model = _wrap(network, lora)
     set_adapter_tensors(model, tensors)
-    model.eval().to(pick_device())
+    model.eval().to(device.pick_device())
     return Loaded(model, settings, _tokenizer_folder(folder, base, weights, tokenizer))
 
 
@@ -380,19 +359,23 @@ def _read_lora_config(folder: Path) -> LoraConfig:
     if values.get("peft_type") != "LORA":
         raise UsageError(f"{folder} holds a {values.get('peft_type')} adapter", "textlora reads LoRA adapters")
     known = {f.name for f in fields(LoraConfig) if f.init}
-    given = {key: value for key, value in values.items() if key in known and key not in ("auto_mapping", "inference_mode")}
+    given = {
+        key: value for key, value in values.items() if key in known and key not in ("auto_mapping", "inference_mode")
+    }
     try:
         return LoraConfig(**given, inference_mode=False)
     except (TypeError, ValueError) as error:
         raise DamagedError(f"{folder / PEFT_CONFIG} is damaged: {error}", "copy the adapter again") from error
 
 
-def _settings(folder: Path, lora: LoraConfig, tensors: dict[str, Tensor]) -> AdapterSettings:
+def _settings(folder: Path, lora: LoraConfig, tensors: dict[str, Tensor], weights: str) -> AdapterSettings:
     """textlora.json, or what can be known of a foreign PEFT adapter: labels are numbers, the head is the base's own."""
     if (folder / runs.ADAPTER_SETTINGS).is_file():
         return AdapterSettings.read(folder)
     if lora.task_type != "SEQ_CLS":
-        raise UsageError(f"{folder} is a {lora.task_type} adapter without {runs.ADAPTER_SETTINGS}", "name a classifier's")
+        raise UsageError(
+            f"{folder} is a {lora.task_type} adapter without {runs.ADAPTER_SETTINGS}", "name a classifier's"
+        )
     outputs = [tensor for name, tensor in tensors.items() if name.endswith((".classifier.bias", ".out_proj.bias"))]
     if not outputs:
         raise DamagedError(f"{folder / WEIGHTS} holds no classification head", "it was saved without one: train again")
@@ -404,7 +387,5 @@ def _settings(folder: Path, lora: LoraConfig, tensors: dict[str, Tensor]) -> Ada
         labels=tuple(str(i) for i in range(len(outputs[0]))),
         head="full",
         pooling="cls",
-        max_length=min(512, base.shapes.max_position_embeddings),
+        max_length=bases.shapes(base, weights).longest_text,
     )
-
-

@@ -19,7 +19,7 @@ from scipy.special import softmax
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from textlora import data, model, runs
+from textlora import bases, data, device, model, runs
 from textlora.clean import clean
 from textlora.errors import DataError, GateError, UsageError
 from textlora.model import AdapterSettings
@@ -34,12 +34,12 @@ def logits(network: nn.Module, tokens: Tokens, pad_id: int, batch_tokens: int = 
     """Logits (B, C) float32 of tokenised texts, in their order; computed in batches of similar length."""
     was_training = network.training
     network.eval()
-    device = next(network.parameters()).device
+    place = next(network.parameters()).device
     collator = Collator(pad_id)
     rows_out, parts = [np.zeros(0, np.int64)], []
-    with torch.inference_mode(), model.autocast(network):
+    with torch.inference_mode(), device.autocast(network):
         for rows in sorted_batches(tokens.lengths, batch_tokens):
-            batch = {key: value.to(device) for key, value in collator.pad([tokens[int(r)] for r in rows]).items()}
+            batch = {key: value.to(place) for key, value in collator.pad([tokens[int(r)] for r in rows]).items()}
             parts.append(network(**batch).logits.float().cpu().numpy())
             rows_out.append(rows)
     network.train(was_training)
@@ -108,7 +108,14 @@ def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
 
 
-def load(run: str | Path, *, base_weights: str = "", tokenizer: str = "", allow_other_base: bool = False, precision: str = "auto") -> Predictor:
+def load(
+    run: str | Path,
+    *,
+    base_weights: str = "",
+    tokenizer: str = "",
+    allow_other_base: bool = False,
+    precision: str = "auto",
+) -> Predictor:
     """The Predictor of a run folder or of a bare adapter folder.
 
     Raises UsageError if `run` is neither or its base's weights are others, DamagedError if its files don't fit.
@@ -118,7 +125,7 @@ def load(run: str | Path, *, base_weights: str = "", tokenizer: str = "", allow_
         base_weights=base_weights,
         tokenizer=tokenizer,
         allow_other_base=allow_other_base,
-        dtype=model.compute_dtype(precision),
+        dtype=device.compute_dtype(precision),
     )
     return Predictor(loaded.model, load_tokenizer(loaded.tokenizer_folder), loaded.settings)
 
@@ -129,16 +136,25 @@ def classify(model: nn.Module, tokenizer: PreTrainedTokenizerBase, text: str) ->
     Takes any sequence classifier whose config carries id2label, textlora's own included; long texts are cut at the
     base's limit. A run's cleaning steps belong to the run: `textlora.load(run).predict([text])` applies them.
     """
-    limit = getattr(model.config, "max_position_embeddings", 512)
-    tokens = tokenize(tokenizer, [text], min(512, int(limit)))  # type: ignore[arg-type]
+    config: Any = model.config
+    longest = bases.longest_text(config.model_type, config.max_position_embeddings)
+    tokens = tokenize(tokenizer, [text], longest)
     best = int(logits(model, tokens, _pad_id(tokenizer)).argmax())
-    return model.config.id2label[best]  # type: ignore[union-attr,index]
+    return config.id2label[best]
 
 
 # ------------------------------------------------------------------------------------------------------ whole files
 
 
-def predict_file(predictor: Predictor, source: str, output: str | Path = DEFAULT_OUTPUT, *, format: str = "", text_column: Sequence[str] = (), overwrite: bool = False) -> int:
+def predict_file(
+    predictor: Predictor,
+    source: str,
+    output: str | Path = DEFAULT_OUTPUT,
+    *,
+    format: str = "",
+    text_column: Sequence[str] = (),
+    overwrite: bool = False,
+) -> int:
     """Predict every row of a file into `output`, in order, in constant memory; returns the number of rows.
 
     The file appears whole or not at all. Raises UsageError if it exists (unless `overwrite`) or the format is unknown.
@@ -163,7 +179,9 @@ Writer = Callable[[int, list[dict[str, Any]]], int]
 
 
 @contextmanager
-def _csv_rows(path: Path, header: Sequence[str], row_of: Callable[[int, dict[str, Any]], Sequence[Any]]) -> Iterator[Writer]:
+def _csv_rows(
+    path: Path, header: Sequence[str], row_of: Callable[[int, dict[str, Any]], Sequence[Any]]
+) -> Iterator[Writer]:
     with runs.replacing(path, newline="") as file:
         out = csv.writer(file, lineterminator="\n")
         out.writerow(header)
@@ -211,7 +229,10 @@ def _write_parquet(path: Path, labels: Sequence[str]) -> Iterator[Writer]:
             with pq.ParquetWriter(whole, schema) as out:
 
                 def write(first: int, results: list[dict[str, Any]]) -> int:
-                    rows = [{"id": first + i, **{key: r[key] for key in columns if key != "id"}} for i, r in enumerate(results)]
+                    rows = [
+                        {"id": first + i, **{key: r[key] for key in columns if key != "id"}}
+                        for i, r in enumerate(results)
+                    ]
                     out.write_table(pa.Table.from_pylist(rows, schema))
                     return len(results)
 

@@ -1,8 +1,8 @@
 """The run folder: its file names, how they are written, and whether they can be trusted. Builds no model.
 
-    runs/<date>-<name>/
-      config.toml  plan.json  environment.json  metrics.jsonl  summary.json
-      adapter/  checkpoints/  evaluation/  manifest.json (sha256 of every other file, written last)
+runs/<date>-<name>/
+  config.toml  plan.json  environment.json  metrics.jsonl  summary.json
+  adapter/  checkpoints/  evaluation/  manifest.json (sha256 of every other file, written last)
 """
 
 from __future__ import annotations
@@ -12,25 +12,39 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
+
+from safetensors import SafetensorError
 
 from textlora import config as configs
 from textlora.config import Config
 from textlora.errors import DamagedError, ResourceError, UsageError
 
 MANIFEST = "manifest.json"
+PARTS = ("adapter", "checkpoints", "evaluation")
 ADAPTER_SETTINGS = "textlora.json"  # beside PEFT's adapter_config.json: what PEFT has no field for
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-PACKAGES = ("textlora", "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "scikit-learn", "numpy")
+PACKAGES = (
+    "textlora",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "tokenizers",
+    "safetensors",
+    "scikit-learn",
+    "numpy",
+)
 
 
 @dataclass(frozen=True)
@@ -109,14 +123,22 @@ def create(out: str | Path, *, overwrite: bool = False) -> Run:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not overwrite:
             raise UsageError(f"{folder} exists", "choose another --out, or replace it with --overwrite")
-        if not (folder / "config.toml").is_file():
+        if not _is_run(folder):
             raise UsageError(f"{folder} exists and is no run", "--overwrite replaces runs only; choose another --out")
-        shutil.rmtree(folder)
+        with storing(folder):
+            shutil.rmtree(folder)
     with storing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for part in ("adapter", "checkpoints", "evaluation"):
+        for part in PARTS:
             (folder / part).mkdir(exist_ok=True)
     return Run(folder)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether `create` made this folder: its parts are there, and config.toml (other programs' too have that name)
+    unless nothing has been written yet."""
+    has_parts = all((folder / part).is_dir() for part in PARTS)
+    return has_parts and ((folder / "config.toml").is_file() or not any(path.is_file() for path in folder.rglob("*")))
 
 
 def default_folder(name: str) -> Path:
@@ -176,7 +198,11 @@ def verify(folder: Path, only: str = "") -> None:
     """
     if not (folder / MANIFEST).is_file():
         return
-    for name, expected in read_json(folder / MANIFEST)["sha256"].items():
+    manifest = read_json(folder / MANIFEST)
+    listed = manifest.get("sha256") if isinstance(manifest, dict) else None
+    if not isinstance(listed, dict):
+        raise DamagedError(f"{folder / MANIFEST} is damaged: it lists no files", "copy the run again, or train again")
+    for name, expected in listed.items():
         if not name.startswith(only):
             continue
         path = folder / name
@@ -194,12 +220,21 @@ def storing(path: Path) -> Iterator[None]:
     """Turns a full disk or a forbidden folder into a ResourceError that names `path`."""
     try:
         yield
+    except SafetensorError as error:  # has no errno, only words: "I/O error: ... (os error 28)"
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise _not_written(path, int(number[1]), str(error)) from error
     except OSError as error:
         if isinstance(error, ResourceError):
             raise
-        if error.errno in FULL_DISK:
-            raise ResourceError(f"the disk is full: {path} was not written", "free some space and repeat") from error
-        raise ResourceError(f"can't write {path}: {error.strerror or error}", "choose a place you may write") from error
+        raise _not_written(path, error.errno, error.strerror or str(error)) from error
+
+
+def _not_written(path: Path, number: int | None, reason: str) -> ResourceError:
+    if number in FULL_DISK:
+        return ResourceError(f"the disk is full: {path} was not written", "free some space and repeat")
+    return ResourceError(f"can't write {path}: {reason}", "choose a place you may write")
 
 
 @contextmanager
@@ -213,8 +248,8 @@ def replacing(path: Path, newline: str | None = None) -> Iterator[TextIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o644)  # mkstemp's 0600 would keep a shared folder's other readers out
-            os.replace(name, path)
+            Path(name).chmod(0o644)  # mkstemp's 0600 would keep a shared folder's other readers out
+            Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
@@ -230,9 +265,18 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
-    """One JSON line more."""
-    with storing(path), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    """One JSON line more, on a line of its own even if a killed process left the last one half-written."""
+    line = json.dumps(record, ensure_ascii=False) + "\n"
+    with storing(path), path.open("a+b") as file:
+        file.write((line if _ends_with_newline(file) else f"\n{line}").encode())
+
+
+def _ends_with_newline(file: BinaryIO) -> bool:
+    """Whether an open file is empty or its last line is complete; moves the reading place, not an append's."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return True
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
 
 
 def read_json(path: Path) -> Any:
@@ -246,15 +290,14 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a file; a last line that a killed process left half-written is passed over."""
+    """The JSON lines of a file; one that a killed process left half-written is passed over."""
     if not path.is_file():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
+    # Not splitlines(), which would also break at U+2028 inside a record; `replace`: a cut may go through a character.
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        with suppress(ValueError):
             records.append(json.loads(line))
-        except ValueError:
-            break
     return records
 
 

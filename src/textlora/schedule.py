@@ -29,7 +29,7 @@ def learning_rate_factor(step: int, steps: int, warmup: int, kind: str, cycles: 
 
 
 def dropout(step: int, steps: int, start: float, end: float, curve: str) -> float:
-    """Dropout at `step` in [0, steps): from `start` at the first step to `end` at the last, straight or as half a cosine."""
+    """Dropout at `step` in [0, steps): `start` at the first step, `end` at the last, straight or as half a cosine."""
     if curve == "constant" or steps <= 1:
         return start
     done = min(1.0, step / (steps - 1))

@@ -15,7 +15,8 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from textlora.errors import UsageError
+from textlora.bases import VOCABULARIES
+from textlora.errors import DamagedError, UsageError
 
 CHUNK = 8192  # texts to a tokenizer call: enough to keep its threads busy, small enough to stay flat in memory
 JITTER = 3  # tokens of noise on the sorting key: batches of one exact length repeat each epoch and follow the class
@@ -51,13 +52,15 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """The fast tokenizer in `folder`, freed of the padding and truncation that its file may carry.
 
     Those would win over ours in silence: sentence-transformers' files pad every text to 128.
-    Raises UsageError if the folder holds no tokenizer.
+    Raises UsageError if the folder holds no tokenizer, DamagedError if it holds one that can't be read.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"there is no tokenizer in {folder}: {reason}", "name a folder with tokenizer files") from error
+    except Exception as error:  # whatever a damaged file trips: tokenizers raises bare Exceptions, transformers any
+        if not any(Path(folder, name).is_file() for name in VOCABULARIES):
+            raise UsageError(f"there is no tokenizer in {folder}", "name a folder with tokenizer files") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DamagedError(f"the tokenizer in {folder} can't be read: {reason}", "copy its files again") from error
     if not tokenizer.is_fast:
         raise UsageError(f"{folder} holds a slow tokenizer", "save it in the fast format (tokenizer.json)")
     tokenizer.backend_tokenizer.no_padding()

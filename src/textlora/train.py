@@ -7,7 +7,6 @@ to be beaten, run the Trainer, save, distrust, judge.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,22 +15,36 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft.helpers import disable_input_dtype_casting
 from peft import PeftModel
+from peft.helpers import disable_input_dtype_casting
 from scipy.special import softmax
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 
-from textlora import baseline, bases, budget, card, checkpoint, data, evaluate, metrics, model, plots, predict, runs
+from textlora import (
+    baseline,
+    bases,
+    budget,
+    card,
+    checkpoint,
+    data,
+    device,
+    evaluate,
+    metrics,
+    model,
+    plots,
+    predict,
+    runs,
+)
 from textlora.baseline import Baseline
 from textlora.budget import Plan
 from textlora.callbacks import DropoutScheduler, Meter, MetricsTracker, Progress, StopOnInterrupt
 from textlora.clean import clean
 from textlora.config import Config
 from textlora.data import Data, Split
-from textlora.errors import GateError, ResourceError, UsageError
+from textlora.errors import GateError, UsageError
 from textlora.model import AdapterSettings
 from textlora.runs import Run
 from textlora.schedule import learning_rate_factor, warmup_steps
@@ -77,7 +90,15 @@ def balanced_weights(labels: np.ndarray, num_labels: int) -> Tensor:
 class TextTrainer(Trainer):
     """Hugging Face's Trainer with our batches, schedules, figures, and checkpoints without pickle."""
 
-    def __init__(self, *, config: Config, batches: TokenBatches | None, meter: Meter, measure: Callable[[], dict[str, float]], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        config: Config,
+        batches: TokenBatches | None,
+        meter: Meter,
+        measure: Callable[[], dict[str, float]],
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.config, self.batches, self.meter, self.measure = config, batches, meter, measure
 
@@ -101,7 +122,9 @@ class TextTrainer(Trainer):
         self.meter.count(len(inputs["labels"]), int(inputs["attention_mask"].sum()))
         return super().training_step(model, inputs, num_items_in_batch)
 
-    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """Figures of the validation rows and of a sample of the training rows, through our one numbers path."""
         figures = self.measure()
         self.log(dict(figures))
@@ -184,15 +207,15 @@ def plan_for(config: Config, num_labels: int) -> Plan:
 
 
 def prepare(config: Config, say: Say) -> Prepared:
-    """Data, plan, tokens and model; everything that can be wrong with the input is found here, before the run starts."""
-    dtype = model.compute_dtype(config.precision)
+    """Data, plan, tokens and model: all that can be wrong with the input is found here, before the run starts."""
+    dtype = device.compute_dtype(config.precision)
     base = bases.find(config.base)
     tokenizer = load_tokenizer(model.find_tokenizer(base, config.base_weights, config.tokenizer))
     rows = _load_data(config)
     plan = plan_for(config, len(rows.label_names))
     _say_data(rows, say)
     say(_plan_line(plan))
-    config = replace(config, max_length=min(config.max_length, _longest(bases.shapes(base, config.base_weights))))
+    config = replace(config, max_length=min(config.max_length, bases.shapes(base, config.base_weights).longest_text))
     train, validation = (_tokens(config, tokenizer, split, say) for split in (rows.train, rows.validation))
     network, base_sha256 = model.build(config, plan, rows.label_names, dtype)
     return Prepared(config, rows, plan, rows.label_names, network, base_sha256, tokenizer, train, validation, dtype)
@@ -211,11 +234,6 @@ def _load_data(config: Config) -> Data:
     )
 
 
-def _longest(shapes: bases.Shapes) -> int:
-    """Most tokens the base can place: RoBERTa's table of 514 starts counting at 2."""
-    return shapes.max_position_embeddings - (2 if "roberta" in shapes.family else 0)
-
-
 def _tokens(config: Config, tokenizer: Any, split: Split, say: Say) -> Tokens:
     tokens = tokenize(tokenizer, [clean(text, config.cleaning) for text in split.texts], config.max_length)
     if tokens.truncated:
@@ -225,7 +243,10 @@ def _tokens(config: Config, tokenizer: Any, split: Split, say: Say) -> Tokens:
 
 
 def _say_data(rows: Data, say: Say) -> None:
-    say(f"data {rows.name}: {len(rows.train)} train, {len(rows.validation)} validation rows, {len(rows.label_names)} labels")
+    say(
+        f"data {rows.name}: {len(rows.train)} train, {len(rows.validation)} validation rows, "
+        f"{len(rows.label_names)} labels"
+    )
     for note in rows.notes:
         say(f"  {note}")
 
@@ -240,7 +261,9 @@ def _plan_line(plan: Plan) -> str:
 # ------------------------------------------------------------------------------------------------------------ training
 
 
-def train(config: Config, *, out: str | Path = "", overwrite: bool = False, resume: bool = False, say: Say = log.info) -> Run:
+def train(
+    config: Config, *, out: str | Path = "", overwrite: bool = False, resume: bool = False, say: Say = log.info
+) -> Run:
     """Train, save, check and judge one adapter; returns its run folder.
 
     `out` is the run folder (default runs/<date>-<base>-<data>); `resume` goes on from its newest good checkpoint with
@@ -276,7 +299,8 @@ def _environment(prepared: Prepared) -> dict[str, Any]:
     splits = {split.name: split for split in (rows.train, rows.validation, rows.test) if split is not None}
     return {
         "versions": runs.versions(),
-        "machine": runs.machine() | {"device": model.pick_device().type, "isa": torch.backends.cpu.get_cpu_capability()},
+        "machine": runs.machine()
+        | {"device": device.pick_device().type, "isa": torch.backends.cpu.get_cpu_capability()},
         "threads": torch.get_num_threads(),
         "precision": str(prepared.dtype).removeprefix("torch."),
         "seeds": {"seed": prepared.config.seed, "split_seed": prepared.config.split_seed},
@@ -315,7 +339,11 @@ def _fit(run: Run, prepared: Prepared, start: Path | None, say: Say) -> tuple[Me
     args = _arguments(config, run, prepared.dtype)
     meter, stopper = Meter(), StopOnInterrupt()
     batches, texts_per_step = _batches(config, prepared.train, args.world_size)
-    weights = balanced_weights(prepared.data.train.labels, len(prepared.labels)) if config.class_weights == "balanced" else None
+    weights = (
+        balanced_weights(prepared.data.train.labels, len(prepared.labels))
+        if config.class_weights == "balanced"
+        else None
+    )
     dropout = DropoutScheduler(network, config.lora_dropout, config.lora_dropout_end, config.lora_dropout_curve)
     callbacks = [dropout, meter, MetricsTracker(run, meter, dropout), Progress(say), stopper]
     if config.early_stopping_patience:
@@ -334,17 +362,27 @@ def _fit(run: Run, prepared: Prepared, start: Path | None, say: Say) -> tuple[Me
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
-    with runs.storing(run.checkpoints), disable_input_dtype_casting(network):  # PEFT's cast to fp32 and back: 20 % slower
+    with (
+        runs.storing(run.checkpoints),
+        disable_input_dtype_casting(network),
+    ):  # PEFT's cast to fp32 and back: 20 % slower
         trainer.train(resume_from_checkpoint=str(start) if start else None)
     if stopper.interrupted:
-        raise KeyboardInterrupt(f"stopped at step {trainer.state.global_step}; go on with: textlora train --resume --out {run.folder}")
+        raise KeyboardInterrupt(
+            f"stopped at step {trainer.state.global_step}; go on with: textlora train --resume --out {run.folder}"
+        )
     return meter, trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # type: ignore[return-value]
 
 
 def _arguments(config: Config, run: Run, dtype: torch.dtype) -> TrainingArguments:
     every = {"eval_strategy": "epoch", "save_strategy": "epoch"}
     if config.eval_steps:
-        every = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": config.eval_steps, "save_steps": config.eval_steps}
+        every = {
+            "eval_strategy": "steps",
+            "save_strategy": "steps",
+            "eval_steps": config.eval_steps,
+            "save_steps": config.eval_steps,
+        }
     return TrainingArguments(
         output_dir=str(run.checkpoints),
         per_device_train_batch_size=config.per_device_train_batch_size or 1,
@@ -355,7 +393,7 @@ def _arguments(config: Config, run: Run, dtype: torch.dtype) -> TrainingArgument
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         optim="adamw_torch",
-        use_cpu=model.pick_device().type == "cpu",
+        use_cpu=device.pick_device().type == "cpu",
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,
         logging_steps=config.logging_steps,
@@ -439,7 +477,7 @@ def _distrust(run: Run, prepared: Prepared, trained: PeftModel) -> None:
     sample = prepared.validation.take(range(min(CHECKED_TEXTS, len(prepared.validation))))
     before, after = (predict.logits(network, sample, prepared.pad_id) for network in (trained, loaded.model))
     difference = float(np.abs(before - after).max())
-    allowed = 0.0 if model.pick_device().type == "cpu" else 1e-3  # a GPU may pick another kernel
+    allowed = 0.0 if device.pick_device().type == "cpu" else 1e-3  # a GPU may pick another kernel
     if not difference <= allowed:
         raise GateError(f"the saved adapter gives other logits after loading, by up to {difference:.3g}", "report this")
     saved = sum(tensor.numel() for tensor in model.read_weights(run.adapter).values())
@@ -447,7 +485,9 @@ def _distrust(run: Run, prepared: Prepared, trained: PeftModel) -> None:
         raise GateError(f"planned {prepared.plan.trainable:,} parameters, the file holds {saved:,}", "report this")
 
 
-def _finish(run: Run, prepared: Prepared, trained: PeftModel, meter: Meter, beaten: list[Baseline], began: float, say: Say) -> None:
+def _finish(
+    run: Run, prepared: Prepared, trained: PeftModel, meter: Meter, beaten: list[Baseline], began: float, say: Say
+) -> None:
     """Judge on validation, write summary, card and pictures, seal the run, say the verdict."""
     rows = prepared.data.validation
     logits = predict.logits(trained, prepared.validation, prepared.pad_id)

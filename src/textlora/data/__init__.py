@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from textlora.data import columns, labels, readers, sources, splits
-from textlora.errors import DataError, UsageError, closest
 from textlora.data.sources import TEST, TRAIN, VALIDATION
 from textlora.data.splits import Split
+from textlora.errors import DataError, UsageError, closest
 
 __all__ = ["Data", "Split", "load", "load_split", "read_texts"]
 
@@ -118,9 +118,7 @@ def load_split(
     return raw.coded(wanted or found.name, names, code)
 
 
-def read_texts(
-    path: str | Path, *, text_column: Sequence[str] = (), usual: Sequence[str] = ()
-) -> Iterator[list[str]]:
+def read_texts(path: str | Path, *, text_column: Sequence[str] = (), usual: Sequence[str] = ()) -> Iterator[list[str]]:
     """The raw texts of one file in order, in lists of at most 8,192; constant memory (but a .json list is read whole).
 
     `usual` are a run's own text columns: taken where they exist and no `text_column` is named.

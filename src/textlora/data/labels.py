@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from textlora.errors import DataError
 from textlora.data.readers import place
+from textlora.errors import DataError
 
 _FLOAT = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.I | re.ASCII)
 _WHOLE = re.compile(r"0|-?[1-9]\d{0,17}", re.ASCII)

@@ -1,0 +1,44 @@
+"""Where a model runs and how precisely: the device, the type of its frozen weights, mixed precision."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from textlora.errors import ResourceError
+
+
+def pick_device() -> torch.device:
+    """The accelerator that torch sees, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def compute_dtype(precision: str, device: torch.device | None = None) -> torch.dtype:
+    """The type that frozen weights are held in and matrices are multiplied in.
+
+    `auto` is bf16 where the machine has units for it (AMX or AVX512-BF16; a GPU's own, not emulated), else fp16 on a
+    GPU, else fp32. Raises ResourceError for fp16 without a GPU.
+    """
+    place = device or pick_device()
+    if precision == "auto":
+        if _fast_bf16(place):
+            return torch.bfloat16
+        return torch.float16 if place.type == "cuda" else torch.float32
+    if precision == "fp16" and place.type != "cuda":
+        raise ResourceError(f"fp16 needs a GPU, this machine offers {place.type}", "use --precision bf16 or fp32")
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+
+
+def _fast_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    cpu = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(cpu.get("amx_bf16") or cpu.get("avx512_bf16"))
+
+
+def autocast(model: nn.Module) -> torch.autocast:
+    """The mixed precision that `model`'s frozen weights were loaded for."""
+    weight = next(p for p in model.parameters() if not p.requires_grad)
+    return torch.autocast(weight.device.type, weight.dtype, enabled=weight.dtype != torch.float32)
