@@ -32,7 +32,8 @@ class HelpFormatter(argparse.HelpFormatter):
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings or action.nargs == 0:
             return super()._format_action_invocation(action)
-        return f"{', '.join(action.option_strings)} {self._format_args(action, action.metavar or '')}"
+        metavar = self._format_args(action, action.dest.upper())  # the second is for a flag without a metavar
+        return f"{', '.join(action.option_strings)} {metavar}"
 
 
 def verbs() -> dict[str, argparse.ArgumentParser]:

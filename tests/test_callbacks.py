@@ -49,10 +49,12 @@ def clock(monkeypatch) -> Clock:
 def adapted() -> nn.Module:
     """Names as PEFT gives them, beside a dropout of the base."""
     layer = nn.ModuleDict({"lora_dropout": nn.ModuleDict({"default": nn.Dropout(0.15)}), "dropout": nn.Dropout(0.1)})
-    return nn.ModuleDict({"query": layer, "value": nn.ModuleDict({"lora_dropout": nn.ModuleDict({"default": nn.Identity()})})})
+    return nn.ModuleDict(
+        {"query": layer, "value": nn.ModuleDict({"lora_dropout": nn.ModuleDict({"default": nn.Identity()})})}
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------- dropout
+# -------------------------------------------------------------------------------------------------------------- dropout
 
 
 @given(st.integers(1, 30), st.floats(0, 0.9), st.floats(0, 0.9), st.sampled_from(["constant", "linear", "cosine"]))
@@ -89,7 +91,7 @@ def test_a_rising_dropout_from_zero_has_modules_to_set(tiny_config):
     assert len(DropoutScheduler(network, 0.0, 0.2, "cosine").modules) > 0
 
 
-# --------------------------------------------------------------------------------------------------------------- meter
+# ---------------------------------------------------------------------------------------------------------------- meter
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 500)), max_size=10))
@@ -104,13 +106,19 @@ def test_evaluating_and_saving_are_no_training_time(clock):
     meter = Meter()
     clock.now += 7  # before training
     meter.on_train_begin()
-    for event, seconds in [(meter.on_step_end, 2), (meter.on_step_end, 3), (meter.on_evaluate, 50), (meter.on_save, 60), (meter.on_step_end, 4)]:
+    for event, seconds in [
+        (meter.on_step_end, 2),
+        (meter.on_step_end, 3),
+        (meter.on_evaluate, 50),
+        (meter.on_save, 60),
+        (meter.on_step_end, 4),
+    ]:
         clock.now += seconds
         event(None, at(1), TrainerControl())
     assert meter.seconds == 2 + 3 + 4
 
 
-# ------------------------------------------------------------------------------------------------------- metrics.jsonl
+# -------------------------------------------------------------------------------------------------------- metrics.jsonl
 
 
 @pytest.fixture
@@ -169,7 +177,7 @@ def test_the_dropout_of_a_real_run_is_seen_in_its_metrics(trained):
     assert seen == pytest.approx([0.15, 0.13, 0.11, 0.09, 0.07, 0.05])
 
 
-# ------------------------------------------------------------------------------------------------ progress, interruption
+# ----------------------------------------------------------------------------------------------- progress, interruption
 
 
 def test_without_a_terminal_progress_is_a_line_an_evaluation_with_the_time_left(clock, monkeypatch):

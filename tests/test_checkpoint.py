@@ -61,7 +61,7 @@ def make(checkpoints: Path, step: int) -> Path:
     return folder
 
 
-# --------------------------------------------------------------------------------------------------------------- laws
+# ----------------------------------------------------------------------------------------------------------------- laws
 
 
 @given(values)
@@ -196,7 +196,7 @@ def test_other_folders_are_no_checkpoints(tmp_path):
     assert checkpoint.newest_good(tmp_path) is None
 
 
-# ---------------------------------------------------------------------------------------------------------- bad input
+# ------------------------------------------------------------------------------------------------------------ bad input
 
 
 @pytest.mark.parametrize("ending", ["json", "safetensors"])
@@ -218,7 +218,9 @@ def test_a_cut_file_is_damaged_and_never_half_read(tmp_path_factory, data):
         checkpoint.read_state(folder, "state")
 
 
-@pytest.mark.parametrize("content", ['{"tensor": "7"}', '{"other": 1}', '{"dict": [[1, 2, 3]]}', '{"dict": 3}', '{"list": 3}'])
+@pytest.mark.parametrize(
+    "content", ['{"tensor": "7"}', '{"other": 1}', '{"dict": [[1, 2, 3]]}', '{"dict": 3}', '{"list": 3}']
+)
 def test_a_state_that_does_not_fit_its_tensors_is_damaged(tmp_path, content):
     checkpoint.write_state(tmp_path, "state", {"a": torch.ones(2)})
     (tmp_path / "state.json").write_text(content)
@@ -226,7 +228,10 @@ def test_a_state_that_does_not_fit_its_tensors_is_damaged(tmp_path, content):
         checkpoint.read_state(tmp_path, "state")
 
 
-@pytest.mark.parametrize(("number", "phrase"), [(errno.ENOSPC, "the disk is full"), (errno.EFBIG, "the disk is full"), (errno.EIO, "can't write")])
+@pytest.mark.parametrize(
+    ("number", "phrase"),
+    [(errno.ENOSPC, "the disk is full"), (errno.EFBIG, "the disk is full"), (errno.EIO, "can't write")],
+)
 def test_a_full_disk_is_a_resource_error_though_safetensors_says_it_in_words(tmp_path, monkeypatch, number, phrase):
     def refuse(*_, **__):
         raise SafetensorError(f"Error while serializing: I/O error: ... (os error {number})")
@@ -236,14 +241,16 @@ def test_a_full_disk_is_a_resource_error_though_safetensors_says_it_in_words(tmp
         checkpoint.write_state(tmp_path, "state", {"a": torch.ones(2)})
 
 
-# ------------------------------------------------------------------------------------------------------------ a real run
+# ----------------------------------------------------------------------------------------------------------- a real run
 
 
 def test_a_run_holds_no_pickle(trained):
     run = trained()
     files = [path for path in run.rglob("*") if path.is_file()]
     assert [path for path in files if path.suffix in PICKLED] == []
-    assert [path for path in files if path.read_bytes()[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK")] == []
+    assert [
+        path for path in files if path.read_bytes()[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK")
+    ] == []
 
 
 def test_the_checkpoint_of_a_run_is_good_and_holds_all_that_resuming_needs(trained):

@@ -74,5 +74,7 @@ def test_closest_only_ever_offers_what_is_known(name, known):
 
 
 def test_closest_names_the_nearest_first_and_at_most_three():
-    assert closest("roberta-qv", ["minilm", "roberta-qv-r10", "roberta-selective-r36"]).startswith("did you mean roberta-qv-r10")
+    assert closest("roberta-qv", ["minilm", "roberta-qv-r10", "roberta-selective-r36"]).startswith(
+        "did you mean roberta-qv-r10"
+    )
     assert closest("lora", ["lora_r", "lora_a", "lora_b", "lora_c"]).count(" or ") == 2

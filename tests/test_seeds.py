@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import SHARED
 from plain_trainer import assert_first_losses_equal_the_plain_trainers, quiet
+
 from textlora import config as configs
 from textlora.runs import Run
 from textlora.train import train
@@ -26,7 +27,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """A folder with 64 training and 16 validation rows of AG News, balanced, the shorter ones: this is about equality."""
+    """A folder with 64 training and 16 validation rows of AG News, balanced, of middling length."""
     by_label = defaultdict(list)
     with ROWS.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):

@@ -5,6 +5,7 @@ B texts, T tokens.
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from contextlib import suppress
@@ -69,9 +70,9 @@ def test_a_jittered_batch_stays_near_the_budget(lengths, budget, seed, epoch):
 
 @given(rows_of, budgets, seeds, st.integers(0, 3))
 def test_the_texts_of_a_batch_are_of_similar_length(lengths, budget, seed, epoch):
-    """Batches follow each other in length: sorted by their shortest text, the next one starts at most 2 JITTER lower."""
+    """Batches follow each other in length: sorted by their shortest text, the next starts at most 2 JITTER lower."""
     spans = sorted((min(lengths[b]), max(lengths[b])) for b in batches_of(TokenBatches(lengths, budget, seed), epoch))
-    for (_, longest), (shortest, _) in zip(spans, spans[1:], strict=False):
+    for (_, longest), (shortest, _) in itertools.pairwise(spans):
         assert longest - shortest <= 2 * JITTER
 
 
@@ -164,8 +165,18 @@ def test_padding_and_truncation_saved_in_a_tokenizer_file_are_cleared(tiny_base,
     shutil.copytree(tiny_base(family), folder)
     file = folder / "tokenizer.json"
     saved = json.loads(file.read_text(encoding="utf-8"))
-    pad = {"strategy": {"Fixed": 20}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}
-    saved |= {"padding": pad, "truncation": {"direction": "Right", "max_length": 20, "strategy": "LongestFirst", "stride": 0}}
+    pad = {
+        "strategy": {"Fixed": 20},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "[PAD]",
+    }
+    saved |= {
+        "padding": pad,
+        "truncation": {"direction": "Right", "max_length": 20, "strategy": "LongestFirst", "stride": 0},
+    }
     file.write_text(json.dumps(saved), encoding="utf-8")
     found = tokenize(tok.load_tokenizer(folder), [*texts[:20], "a"], 500)
     plain = tokenize(tokenizer_of[family], [*texts[:20], "a"], 500)

@@ -14,14 +14,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from plain_trainer import assert_first_losses_equal_the_plain_trainers
 
 from textlora import config as configs
 from textlora import model as models
 from textlora import runs
 from textlora.errors import BudgetError, GateError, UsageError
 from textlora.runs import Run
-from plain_trainer import assert_first_losses_equal_the_plain_trainers
-from textlora.train import balanced_weights, step_loss, train
+from textlora.train import train
+from textlora.trainer import balanced_weights, step_loss
 
 
 def quiet(_: str) -> None:

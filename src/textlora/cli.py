@@ -61,7 +61,8 @@ def _verb(verbs: Any, run: Callable[[argparse.Namespace], Result], help: str, fl
     one = verbs.add_parser(run.__name__, help=help, description=(run.__doc__ or help), allow_abbrev=False)
     flags(one)
     one.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-    one.set_defaults(run=run, known_flags=[flag for action in one._actions for flag in action.option_strings])
+    flags_of = [flag for action in one._actions for flag in action.option_strings]
+    one.set_defaults(run=run, known_flags=[flag for flag in flags_of if "_" not in flag])
 
 
 def _out_flags(one: Parser) -> None:
@@ -173,7 +174,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         return args
     flag = surplus[0].split("=")[0]
     if flag.startswith("--"):
-        raise UsageError(f"{args.verb} has no flag {flag}", closest(flag, args.known_flags))
+        raise UsageError(f"{args.verb} has no flag {flag}", closest(flag.replace("_", "-"), args.known_flags))
     raise UsageError(f"{args.verb} doesn't take {surplus[0]!r}", f"see: textlora {args.verb} --help")
 
 
@@ -377,21 +378,28 @@ def _out(args: argparse.Namespace, text: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (docs/map.md lists them)."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    as_json = "--json" in argv
+    try:
+        code = _run(argv, as_json="--json" in argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our stdout has left; devnull in its place keeps Python's exit quiet
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ResourceError.code
+    return code
+
+
+def _run(argv: Sequence[str], as_json: bool) -> int:
     try:
         args = _parse(argv)
         _quiet()
         result = args.run(args)
         if as_json:
             print(json.dumps(result, allow_nan=False))
-        sys.stdout.flush()
     except KeyboardInterrupt as stop:
         return _fail(INTERRUPTED, "interrupted", str(stop) or "interrupted", "", as_json)
     except TextLoraError as error:
         return _fail(error.code, error.kind, error.message, error.fix, as_json)
-    except BrokenPipeError:  # whoever read our stdout has left; devnull in its place keeps Python's exit quiet
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ResourceError.code
+    except BrokenPipeError:
+        raise
     except Exception as error:
         return _unforeseen(error, as_json)
     return 0
@@ -405,7 +413,7 @@ def _fail(code: int, kind: str, message: str, fix: str, as_json: bool) -> int:
 
 
 def _unforeseen(error: Exception, as_json: bool) -> int:
-    """What no module foresaw: the machine's refusals as a ResourceError, the rest as our own fault, with its traceback."""
+    """What no module foresaw: the machine's refusals as a ResourceError, the rest as our fault, with a traceback."""
     resource = _resource(error)
     if resource:
         return _fail(resource.code, resource.kind, resource.message, resource.fix, as_json)

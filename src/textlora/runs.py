@@ -187,6 +187,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -256,11 +257,13 @@ def replacing(path: Path, newline: str | None = None) -> Iterator[TextIO]:
 
 
 def write_text(path: Path, text: str) -> None:
+    """A text file, whole or not at all; see `replacing`."""
     with replacing(path) as file:
         file.write(text)
 
 
 def write_json(path: Path, value: Any) -> None:
+    """A JSON file, whole or not at all; see `replacing`."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 

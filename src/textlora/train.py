@@ -1,7 +1,7 @@
 """One run, end to end: `train(config) -> Run`.
 
-Read it from the bottom of this page upwards or follow the calls in `train`: read the data, plan, build, fit what has
-to be beaten, run the Trainer, save, distrust, judge.
+Read `train` first; it calls, in order: read the data, plan and build (`prepare`), fit what has to be beaten, run the
+Trainer (`_fit`), save, distrust, judge (`_finish`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ import torch
 from peft import PeftModel
 from peft.helpers import disable_input_dtype_casting
 from scipy.special import softmax
-from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, PrinterCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from textlora import (
     baseline,
@@ -41,140 +39,19 @@ from textlora import (
 from textlora.baseline import Baseline
 from textlora.budget import Plan
 from textlora.callbacks import DropoutScheduler, Meter, MetricsTracker, Progress, StopOnInterrupt
-from textlora.clean import clean
+from textlora.clean import check_steps, clean
 from textlora.config import Config
 from textlora.data import Data, Split
-from textlora.errors import GateError, UsageError
+from textlora.errors import GateError, ResourceError, UsageError, closest
 from textlora.model import AdapterSettings
 from textlora.runs import Run
-from textlora.schedule import learning_rate_factor, warmup_steps
-from textlora.tokens import Collator, Rows, TokenBatches, Tokens, load_tokenizer, tokenize
+from textlora.tokens import Collator, Rows, Tokens, load_tokenizer, tokenize
+from textlora.trainer import TextTrainer, arguments, balanced_weights, batches_of, step_loss
 
 log = logging.getLogger("textlora")
 CHECKED_TEXTS = 64  # on which a reloaded adapter must give the logits of the one in memory
-KEPT_CHECKPOINTS = 2  # the newest and the one before: if a crash damages one, the other is there
 
 Say = Callable[[str], None]
-
-
-# ------------------------------------------------------------------------------------------------------------ the loss
-
-
-def step_loss(texts_per_step: float, smoothing: float = 0.0, weights_C: Tensor | None = None) -> Callable[..., Tensor]:
-    """The loss of an optimizer step, sum(w_i * loss_i) / M, as the Trainer's `compute_loss_func`.
-
-    M = `texts_per_step` is the constant mean number of texts of a step, not the number in this batch: dividing by
-    that would make a text count more for lying in a batch of long texts. Summed over accumulated batches; never
-    divided again.
-    """
-
-    def loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
-        logits_BC = outputs.logits.float()
-        each_B = torch.nn.functional.cross_entropy(logits_BC, labels, reduction="none", label_smoothing=smoothing)
-        if weights_C is not None:
-            each_B = each_B * weights_C.to(labels.device)[labels]
-        return each_B.sum() / texts_per_step
-
-    return loss
-
-
-def balanced_weights(labels: np.ndarray, num_labels: int) -> Tensor:
-    """n / (C * n_c) for each label: their mean over the rows is 1. Scikit-learn's `balanced`."""
-    counts = np.bincount(labels, minlength=num_labels)
-    return torch.tensor(len(labels) / (num_labels * np.maximum(counts, 1)), dtype=torch.float32)
-
-
-# --------------------------------------------------------------------------------------------------------- the Trainer
-
-
-class TextTrainer(Trainer):
-    """Hugging Face's Trainer with our batches, schedules, figures, and checkpoints without pickle."""
-
-    def __init__(
-        self,
-        *,
-        config: Config,
-        batches: TokenBatches | None,
-        meter: Meter,
-        measure: Callable[[], dict[str, float]],
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.config, self.batches, self.meter, self.measure = config, batches, meter, measure
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        if self.batches is None:
-            return super().get_train_dataloader()
-        loader = DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)  # type: ignore[arg-type]
-        return self.accelerator.prepare(loader)
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
-        c = self.config
-        warmup = warmup_steps(num_training_steps, c.warmup_ratio, c.warmup_steps)
-        self.lr_scheduler = LambdaLR(
-            optimizer or self.optimizer,  # type: ignore[arg-type]
-            lambda step: learning_rate_factor(step, num_training_steps, warmup, c.lr_scheduler_type, c.num_cycles),
-        )
-        self._created_lr_scheduler = True
-        return self.lr_scheduler
-
-    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        self.meter.count(len(inputs["labels"]), int(inputs["attention_mask"].sum()))
-        return super().training_step(model, inputs, num_items_in_batch)
-
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """Figures of the validation rows and of a sample of the training rows, through our one numbers path."""
-        figures = self.measure()
-        self.log(dict(figures))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
-        return figures
-
-    # Checkpoints: what the Trainer would pickle goes through textlora.checkpoint, and a manifest is written last.
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            checkpoint.seal(Path(self.args.output_dir or "") / f"{checkpoint.PREFIX}{self.state.global_step}")
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        model.save_weights(self._peft_model(), Path(output_dir or self.args.output_dir or ""))
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.args.should_save:
-            state = {"optimizer": self.optimizer.state_dict(), "scheduler": self.lr_scheduler.state_dict()}  # type: ignore[union-attr]
-            checkpoint.write_state(Path(output_dir), "optimizer", state)
-
-    def _load_optimizer_and_scheduler(self, checkpoint_folder: str | None) -> None:
-        if checkpoint_folder:
-            state = checkpoint.read_state(Path(checkpoint_folder), "optimizer")
-            self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[union-attr]
-            self.lr_scheduler.load_state_dict(state["scheduler"])  # type: ignore[union-attr]
-
-    def _save_scaler(self, output_dir: str) -> None:
-        if self.accelerator.scaler is not None and self.args.should_save:
-            checkpoint.write_state(Path(output_dir), "scaler", self.accelerator.scaler.state_dict())
-
-    def _load_scaler(self, checkpoint_folder: str | None) -> None:
-        if checkpoint_folder and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(checkpoint.read_state(Path(checkpoint_folder), "scaler"))
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        checkpoint.write_state(Path(output_dir), f"rng-{self.args.process_index}", checkpoint.rng_state())
-
-    def _load_rng_state(self, checkpoint_folder: str | None) -> None:
-        if checkpoint_folder:
-            checkpoint.set_rng_state(checkpoint.read_state(Path(checkpoint_folder), f"rng-{self.args.process_index}"))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model_: Any = None) -> None:
-        model.set_adapter_tensors(self._peft_model(), model.read_weights(Path(resume_from_checkpoint)))
-
-    def _load_best_model(self) -> None:
-        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
-
-    def _peft_model(self) -> PeftModel:
-        return self.accelerator.unwrap_model(self.model)  # type: ignore[return-value]
 
 
 # --------------------------------------------------------------------------------------------------- what a run needs
@@ -208,6 +85,8 @@ def plan_for(config: Config, num_labels: int) -> Plan:
 
 def prepare(config: Config, say: Say) -> Prepared:
     """Data, plan, tokens and model: all that can be wrong with the input is found here, before the run starts."""
+    check_steps(config.cleaning)
+    _check_trackers(config.report_to)
     dtype = device.compute_dtype(config.precision)
     base = bases.find(config.base)
     tokenizer = load_tokenizer(model.find_tokenizer(base, config.base_weights, config.tokenizer))
@@ -215,10 +94,26 @@ def prepare(config: Config, say: Say) -> Prepared:
     plan = plan_for(config, len(rows.label_names))
     _say_data(rows, say)
     say(_plan_line(plan))
-    config = replace(config, max_length=min(config.max_length, bases.shapes(base, config.base_weights).longest_text))
+    config = _fitting_length(config, bases.shapes(base, config.base_weights).longest_text, say)
     train, validation = (_tokens(config, tokenizer, split, say) for split in (rows.train, rows.validation))
     network, base_sha256 = model.build(config, plan, rows.label_names, dtype)
     return Prepared(config, rows, plan, rows.label_names, network, base_sha256, tokenizer, train, validation, dtype)
+
+
+def _check_trackers(names: tuple[str, ...]) -> None:
+    """Raises UsageError for a tracker that the Trainer doesn't know, ResourceError for one that isn't installed."""
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise UsageError(f"there is no tracker {name!r}", closest(name, INTEGRATION_TO_CALLBACK))
+        if name not in get_available_reporting_integrations():
+            raise ResourceError(f"the tracker {name} isn't installed", f"pip install {name}, or leave out --report-to")
+
+
+def _fitting_length(config: Config, longest: int, say: Say) -> Config:
+    if config.max_length <= longest:
+        return config
+    say(f"max_length {config.max_length} is more than {config.base} has positions for: {longest} it is")
+    return replace(config, max_length=longest)
 
 
 def _load_data(config: Config) -> Data:
@@ -336,9 +231,9 @@ def _baselines(prepared: Prepared, say: Say) -> list[Baseline]:
 def _fit(run: Run, prepared: Prepared, start: Path | None, say: Say) -> tuple[Meter, PeftModel]:
     """Run the Trainer; the best weights by validation accuracy are in the model when it returns."""
     config, network = prepared.config, prepared.network
-    args = _arguments(config, run, prepared.dtype)
+    args = arguments(config, run, prepared.dtype)
     meter, stopper = Meter(), StopOnInterrupt()
-    batches, texts_per_step = _batches(config, prepared.train, args.world_size)
+    batches, texts_per_step = batches_of(config, prepared.train, args.world_size)
     weights = (
         balanced_weights(prepared.data.train.labels, len(prepared.labels))
         if config.class_weights == "balanced"
@@ -372,53 +267,6 @@ def _fit(run: Run, prepared: Prepared, start: Path | None, say: Say) -> tuple[Me
             f"stopped at step {trainer.state.global_step}; go on with: textlora train --resume --out {run.folder}"
         )
     return meter, trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # type: ignore[return-value]
-
-
-def _arguments(config: Config, run: Run, dtype: torch.dtype) -> TrainingArguments:
-    every = {"eval_strategy": "epoch", "save_strategy": "epoch"}
-    if config.eval_steps:
-        every = {
-            "eval_strategy": "steps",
-            "save_strategy": "steps",
-            "eval_steps": config.eval_steps,
-            "save_steps": config.eval_steps,
-        }
-    return TrainingArguments(
-        output_dir=str(run.checkpoints),
-        per_device_train_batch_size=config.per_device_train_batch_size or 1,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        num_train_epochs=config.num_train_epochs,
-        max_steps=config.max_steps,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        optim="adamw_torch",
-        use_cpu=device.pick_device().type == "cpu",
-        bf16=dtype == torch.bfloat16,
-        fp16=dtype == torch.float16,
-        logging_steps=config.logging_steps,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,  # a loss that isn't a number must be seen, not averaged away
-        load_best_model_at_end=True,
-        metric_for_best_model="accuracy",
-        greater_is_better=True,
-        save_total_limit=KEPT_CHECKPOINTS,
-        seed=config.seed,
-        report_to=list(config.report_to) or "none",
-        label_names=["labels"],
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        **every,  # type: ignore[arg-type]
-    )
-
-
-def _batches(config: Config, tokens: Tokens, world_size: int) -> tuple[TokenBatches | None, float]:
-    """The batch sampler (None: the Trainer's own random order) and the mean number of texts of an optimizer step."""
-    per_step = config.gradient_accumulation_steps * world_size
-    if not config.batch_tokens:
-        return None, min(len(tokens), config.per_device_train_batch_size * per_step)
-    batches = TokenBatches(tokens.lengths, config.batch_tokens, config.seed, world_size)
-    return batches, len(tokens) / len(batches) * per_step
 
 
 def _measure(prepared: Prepared) -> Callable[[], dict[str, float]]:
