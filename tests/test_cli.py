@@ -474,6 +474,14 @@ def test_a_fault_of_our_own_exits_1_and_shows_where(ask, monkeypatch, error):
     assert "Traceback" in answer.err
 
 
+def test_a_figure_that_json_cannot_hold_is_no_silent_nan(ask, monkeypatch):
+    from textlora import inspect
+
+    monkeypatch.setattr(inspect, "inspect_adapter", lambda _: {"modules": [], "share": float("nan")})
+    answer = ask("inspect", "adapter", "--json")
+    assert (answer.code, answer.json["error"]["kind"]) == (1, "internal")
+
+
 def test_python_m_textlora_exits_with_the_commands_code(tmp_path):
     answer = spawn("inspect", tmp_path / "nowhere", "--json")
     assert answer.code == answer.json["error"]["code"] == 2
@@ -589,7 +597,7 @@ PLAN = "plan --base bert"
 ON = "--base-weights {base} --precision fp32"
 TRAIN = f"train --base bert {ON} --max-steps 2 --max-length 32 --batch-tokens 512 --out {{out}}"
 EVALUATE = f"evaluate {{run}} {ON} --out {{out}}"
-PREDICT = f"predict {{run}} {ON} --output {{out}}"
+PREDICT = f"predict {{run}} {ON} --format csv --output {{out}}"
 
 BAD_INPUT = {
     # the command

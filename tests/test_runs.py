@@ -8,7 +8,6 @@ import os
 import random
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -219,15 +218,20 @@ def test_other_readers_may_read_what_is_written(tmp_path):
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
 
 
+def half_write(path: Path, error: BaseException) -> None:
+    with runs.replacing(path) as file:
+        file.write("half")
+        raise error
+
+
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), DamagedError("x")])
 @pytest.mark.parametrize("existed", [True, False])
 def test_nothing_is_left_when_the_body_raises(tmp_path, error, existed):
     path = tmp_path / "file.txt"
     if existed:
         path.write_text("old")
-    with suppress(type(error)), runs.replacing(path) as file:
-        file.write("half")
-        raise error
+    with pytest.raises(type(error)):
+        half_write(path, error)
     assert files_of(tmp_path) == ({"file.txt": b"old"} if existed else {})
 
 

@@ -2,8 +2,9 @@
 
     cli -> train -> evaluate -> predict -> model -> tokens -> data, budget, metrics, runs -> bases -> config -> errors
 
-Five stops of a run: `config.load`, `train.prepare` (data, plan, tokens, model), `train.TextTrainer`, `evaluate.judge`,
-`runs.Run`. In Python: `textlora.train(config)`, `textlora.load(run).predict(texts)`. docs/map.md tells the rest.
+Five stops of a run: `config.load`, `train.prepare` (data, plan, tokens, model), `trainer.TextTrainer`,
+`evaluate.judge`, `runs.Run`. docs/map.md tells the rest. In Python: `textlora.train(config)`,
+`textlora.load(run).predict(texts)`.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Config:
     cleaning: tuple[str, ...] = setting((), "cleaning steps, applied in training and prediction alike")
 
     # base
-    base: str = setting("minilm", "minilm, roberta, or a hub id")
+    base: str = setting("minilm", "minilm, roberta, bert, distilbert or xlm-roberta, or the hub id of one")
     base_weights: str = setting("", "a folder with the base's files, or random:SEED for shape and speed tests")
     tokenizer: str = setting("", "a folder with tokenizer files [the base's]")
     base_dropout: float = setting(0.0, "dropout inside the frozen base; costs 15-30 % of speed (docs/log.md)")

@@ -122,9 +122,8 @@ def _network(
     model_class: Any = auto._model_mapping[type(hf_config)]
     if form == "textlora":
         model_class = _classifying(model_class)
-    hf_config._attn_implementation = (
-        "sdpa" if device.pick_device().type == "cuda" else "eager"
-    )  # eager: 2x on CPU, measured
+    # The CPU's fused attention takes 10 times as long in its backward pass at these lengths (docs/log.md, 2026-11-22).
+    hf_config._attn_implementation = "sdpa" if device.pick_device().type == "cuda" else "eager"
     if weights.startswith("random:"):
         return _random(model_class, hf_config, int(weights[7:]), dtype)
     folder = bases.files(base, weights)

@@ -160,9 +160,10 @@ def predict_file(
     The file appears whole or not at all. Raises UsageError if it exists (unless `overwrite`) or the format is unknown.
     """
     path = Path(output)
-    format = format or {".jsonl": "jsonl", ".parquet": "parquet"}.get(path.suffix, "csv")
+    format = format or path.suffix.removeprefix(".")
     if format not in FORMATS:
-        raise UsageError(f"there is no format {format!r}", f"choose one of {', '.join(FORMATS)}")
+        known = ", ".join(FORMATS)
+        raise UsageError(f"there is no format {format or path.name!r}", f"choose one of {known} with --format")
     if path.exists() and not overwrite:
         raise UsageError(f"{path} exists", "choose another --output, or replace it with --overwrite")
     read = written = 0

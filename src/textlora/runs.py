@@ -24,8 +24,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from safetensors import SafetensorError
-
 from textlora import config as configs
 from textlora.config import Config
 from textlora.errors import DamagedError, ResourceError, UsageError
@@ -115,23 +113,30 @@ class Run:
 
 
 def create(out: str | Path, *, overwrite: bool = False) -> Run:
-    """A new run folder. Raises UsageError if `out` exists and isn't empty, unless `overwrite`.
-
-    `overwrite` replaces a run, never a folder that isn't one: a slip of `--out ~` must not delete a home.
-    """
+    """A new run folder in `out`, in place of the run that is there if `overwrite`. Raises as `check_free` does."""
     folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not overwrite:
-            raise UsageError(f"{folder} exists", "choose another --out, or replace it with --overwrite")
-        if not _is_run(folder):
-            raise UsageError(f"{folder} exists and is no run", "--overwrite replaces runs only; choose another --out")
-        with storing(folder):
-            shutil.rmtree(folder)
+    check_free(folder, overwrite=overwrite)
     with storing(folder):
+        if folder.exists():
+            shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for part in PARTS:
             (folder / part).mkdir(exist_ok=True)
     return Run(folder)
+
+
+def check_free(out: str | Path, *, overwrite: bool = False) -> None:
+    """Raises UsageError if `out` exists and isn't empty, unless it is a run and `overwrite` is set.
+
+    `overwrite` replaces a run, never a folder that isn't one: a slip of `--out ~` must not delete a home.
+    """
+    folder = Path(out)
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not overwrite:
+        raise UsageError(f"{folder} exists", "choose another --out, or replace it with --overwrite")
+    if not _is_run(folder):
+        raise UsageError(f"{folder} exists and is no run", "--overwrite replaces runs only; choose another --out")
 
 
 def _is_run(folder: Path) -> bool:
@@ -221,15 +226,15 @@ def storing(path: Path) -> Iterator[None]:
     """Turns a full disk or a forbidden folder into a ResourceError that names `path`."""
     try:
         yield
-    except SafetensorError as error:  # has no errno, only words: "I/O error: ... (os error 28)"
+    except ResourceError:
+        raise
+    except OSError as error:
+        raise _not_written(path, error.errno, error.strerror or str(error)) from error
+    except Exception as error:  # safetensors' has no errno, only words, and is no class that this module may import
         number = re.search(r"\(os error (\d+)\)", str(error))
         if number is None:
             raise
         raise _not_written(path, int(number[1]), str(error)) from error
-    except OSError as error:
-        if isinstance(error, ResourceError):
-            raise
-        raise _not_written(path, error.errno, error.strerror or str(error)) from error
 
 
 def _not_written(path: Path, number: int | None, reason: str) -> ResourceError:

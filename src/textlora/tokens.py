@@ -19,7 +19,9 @@ from textlora.bases import VOCABULARIES
 from textlora.errors import DamagedError, UsageError
 
 CHUNK = 8192  # texts to a tokenizer call: enough to keep its threads busy, small enough to stay flat in memory
-JITTER = 3  # tokens of noise on the sorting key: batches of one exact length repeat each epoch and follow the class
+# Widths of batches are multiples of this. oneDNN compiles every product once for each shape: with widths and counts as
+# they come, nearly every step had shapes of its own (docs/log.md 2026-11-22). 8 would pad 4 % more.
+WIDTH_STEP = 4
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Collator:
 
     def pad(self, texts: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         """Token ids to padded tensors with their mask."""
-        width = max(len(text) for text in texts)
+        width = int(widths(np.array([len(text) for text in texts])).max())
         ids_BT = np.full((len(texts), width), self.pad_id, dtype=np.int64)
         mask_BT = np.zeros((len(texts), width), dtype=np.int64)
         for row, text in enumerate(texts):
@@ -125,13 +127,21 @@ class Collator:
         return {"input_ids": torch.from_numpy(ids_BT), "attention_mask": torch.from_numpy(mask_BT)}
 
 
+def widths(lengths: np.ndarray) -> np.ndarray:
+    """The width that a batch needs for texts of these lengths: the next multiple of WIDTH_STEP."""
+    return -(-lengths // WIDTH_STEP) * WIDTH_STEP
+
+
 def cut_by_tokens(lengths: np.ndarray, batch_tokens: int) -> list[int]:
-    """Ends of the batches that `lengths`, sorted upwards, fall into: each batch's count times longest is at most
-    `batch_tokens`, unless one text alone is longer."""
+    """Ends of the batches that `lengths`, sorted upwards, fall into.
+
+    Each batch's count times width is at most `batch_tokens`, unless one text alone is longer. As many as fit: so the
+    count follows from the width, and an epoch has only as many shapes as widths.
+    """
     ends = []
     start = 0
-    for row, length in enumerate(lengths):
-        if row > start and (row + 1 - start) * length > batch_tokens:
+    for row, width in enumerate(widths(lengths)):
+        if row > start and (row + 1 - start) * width > batch_tokens:
             ends.append(row)
             start = row
     return [*ends, len(lengths)] if len(lengths) else []
@@ -147,18 +157,19 @@ def sorted_batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarra
 
 
 class TokenBatches(Sampler[list[int]]):
-    """Batches of about `batch_tokens` padded tokens: sorted by jittered length, in shuffled order.
+    """Batches of at most `batch_tokens` padded tokens: texts of one width in new company each epoch, in shuffled order.
 
-    The number of batches is the same in each epoch (learning-rate schedules and resuming count on it) and a multiple
-    of `world_size`: where batches end is fixed by the sorted lengths, the jitter only moves texts between them. An
-    epoch's order depends on (seed, epoch) alone, so a resumed run sees what the first one would have seen.
+    Length is the sorting key, jittered by leaving it to chance among texts of the same width. Batches of one exact
+    length would repeat each epoch and follow the class. The number of batches and their shapes are the same in each
+    epoch (learning-rate schedules and resuming count on it), the number a multiple of `world_size`. An epoch's order
+    depends on (seed, epoch) alone, so a resumed run sees what the first one would have seen.
     """
 
     def __init__(self, lengths: np.ndarray, batch_tokens: int, seed: int, world_size: int = 1) -> None:
-        self.lengths = np.asarray(lengths)
+        self.widths = widths(np.asarray(lengths))
         self.seed = seed
         self.epoch = 0
-        self.ends = _multiple_of(world_size, cut_by_tokens(np.sort(self.lengths), batch_tokens))
+        self.ends = _multiple_of(world_size, cut_by_tokens(np.sort(self.widths), batch_tokens))
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the Trainer at the start of each epoch."""
@@ -169,7 +180,7 @@ class TokenBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        order = np.argsort(self.lengths + rng.uniform(-JITTER, JITTER, len(self.lengths)), kind="stable")
+        order = np.lexsort((rng.random(len(self.widths)), self.widths))
         batches = np.split(order, self.ends[:-1])
         for number in rng.permutation(len(batches)):
             yield batches[number].tolist()

@@ -1,6 +1,6 @@
 """Honest splits: repeats and leaks leave the training rows, validation is carved in clusters.
 
-House rule (design/architecture.md, decision 8): a given validation or test file is never changed; train gives way.
+House rule (docs/decisions/0005-splits-and-leaks.md): a given validation or test file is never changed; train gives way.
 """
 
 from __future__ import annotations
