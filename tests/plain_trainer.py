@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+
 from textlora import model as models
 from textlora.config import Config
 from textlora.train import Prepared, prepare, train
-from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
 
 def quiet(_: str) -> None:

@@ -7,9 +7,11 @@ import shutil
 
 import numpy as np
 import pytest
-from textlora import data, evaluate, metrics, predict
+
+from textlora import data, metrics, predict
 from textlora.baseline import Baseline
 from textlora.errors import DataError, UsageError
+from textlora.evaluate import evaluate, verdict
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def loading(tiny_base):
 
 
 def test_the_report_is_the_numbers_path_on_that_split(run, loading):
-    report = evaluate.evaluate(run, "mini-news", "test", **loading)
+    report = evaluate(run, "mini-news", "test", **loading)
     predictor = predict.load(run, **loading)
     rows = data.load_split("mini-news", "test", label_names=predictor.labels)
     expected = metrics.score(rows.labels, predictor.predict_proba(rows.texts), predictor.labels)
@@ -35,22 +37,22 @@ def test_the_report_is_the_numbers_path_on_that_split(run, loading):
 
 
 def test_test_reads_are_counted_and_only_those(run, loading):
-    assert evaluate.evaluate(run, "mini-news", "validation", **loading).test_reads is None
-    assert [evaluate.evaluate(run, "mini-news", "test", **loading).test_reads for _ in range(2)] == [1, 2]
+    assert evaluate(run, "mini-news", "validation", **loading).test_reads is None
+    assert [evaluate(run, "mini-news", "test", **loading).test_reads for _ in range(2)] == [1, 2]
     assert len((run / "evaluation" / "test_reads.jsonl").read_text().splitlines()) == 2
 
 
 def test_reports_of_splits_stand_side_by_side(run, loading):
-    evaluate.evaluate(run, "mini-news", "test", **loading)
+    evaluate(run, "mini-news", "test", **loading)
     splits = json.loads((run / "evaluation" / "report.json").read_text())["splits"]
     assert set(splits) == {"validation", "test"}
-    assert splits["validation"]["n"] == 120 and splits["test"]["n"] == 200
+    assert [splits[name]["n"] for name in ("validation", "test")] == [120, 200]
     assert (run / "evaluation" / "confusion_matrix_test.png").is_file()
 
 
 def test_the_validation_report_of_training_is_what_evaluate_gives(run, loading):
     before = json.loads((run / "evaluation" / "report.json").read_text())["splits"]["validation"]
-    after = evaluate.evaluate(run, "mini-news", "validation", **loading).to_dict()
+    after = evaluate(run, "mini-news", "validation", **loading).to_dict()
     assert before["accuracy"] == after["accuracy"]
     assert before["loss"] == pytest.approx(after["loss"], abs=1e-6)
     assert after["warnings"] == ["the run was chosen on these rows"]
@@ -61,7 +63,7 @@ def test_a_carved_validation_is_carved_again_the_same(tiny_config, tmp_path, loa
 
     config = tiny_config("bert", data=str(_single_file(tmp_path)), split_seed=3, validation_fraction=0.2, max_steps=2)
     run = train(config, out=tmp_path / "run", say=lambda _: None).folder
-    report = evaluate.evaluate(run, config.data, "validation", **loading)
+    report = evaluate(run, config.data, "validation", **loading)
     assert report.warnings == ("the run was chosen on these rows",)
     assert report.scores.n == 24
 
@@ -76,7 +78,7 @@ def _single_file(tmp_path):
 def test_a_sealed_run_stays_sealed(run, loading):
     from textlora import runs
 
-    evaluate.evaluate(run, "mini-news", "test", **loading)
+    evaluate(run, "mini-news", "test", **loading)
     runs.verify(run)
 
 
@@ -84,30 +86,30 @@ def test_a_bare_adapter_writes_only_to_out(run, loading, tmp_path):
     adapter = tmp_path / "bare"
     shutil.copytree(run / "adapter", adapter)
     before = sorted(p.name for p in adapter.iterdir())
-    evaluate.evaluate(adapter, "mini-news", "test", **loading)
+    evaluate(adapter, "mini-news", "test", **loading)
     assert sorted(p.name for p in adapter.iterdir()) == before
-    report = evaluate.evaluate(adapter, "mini-news", "test", out=tmp_path / "out", **loading)
+    report = evaluate(adapter, "mini-news", "test", out=tmp_path / "out", **loading)
     assert report.test_reads == 1
     assert (tmp_path / "out" / "evaluation" / "report.json").is_file()
 
 
 def test_a_split_that_is_not_there_and_an_unknown_label(run, loading, tmp_path):
     with pytest.raises(UsageError, match="holdout"):
-        evaluate.evaluate(run, "mini-news", "holdout", **loading)
+        evaluate(run, "mini-news", "holdout", **loading)
     file = tmp_path / "rows.csv"
     file.write_text("text,label\nRain stopped play,Sports\nA new law,Politics\n")
     with pytest.raises(DataError, match="Politics"):
-        evaluate.evaluate(run, str(file), **loading)
+        evaluate(run, str(file), **loading)
 
 
 def test_the_verdict_is_at_most_four_sentences_of_numbers(run, loading):
-    report = evaluate.evaluate(run, "mini-news", "test", **loading)
+    report = evaluate(run, "mini-news", "test", **loading)
     labels = np.arange(200) % 4
     sure = np.eye(4)[labels] * 0.96 + 0.01
     flat = Baseline("tfidf-logreg", np.full((200, 4), 0.25), 0.25, 1.0)
-    lines = evaluate.verdict(report, labels, sure, flat, "textlora classify RUN")
+    lines = verdict(report, labels, sure, flat, "textlora classify RUN")
     assert len(lines) <= 4
     assert "+75.0 points" in lines[0]
     assert lines[-1] == "Next: textlora classify RUN"
-    tie = evaluate.verdict(report, labels, sure, Baseline("x", sure, 1.0, 1.0), "next")
+    tie = verdict(report, labels, sure, Baseline("x", sure, 1.0, 1.0), "next")
     assert "no gain is shown" in tie[0]

@@ -8,6 +8,7 @@ import random
 
 import numpy as np
 import pytest
+
 import textlora
 from textlora import data, predict
 from textlora.errors import DataError, ResourceError, UsageError

@@ -9,6 +9,9 @@ Five stops of a run: `config.load`, `train.prepare` (data, plan, tokens, model),
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from textlora.config import Config
@@ -28,10 +31,22 @@ __all__ = ["Config", "Predictor", "TextLoraError", "classify", "evaluate", "load
 _LAZY = {"Predictor": "predict", "classify": "predict", "evaluate": "evaluate", "load": "predict", "train": "train"}
 
 
+class _Package(ModuleType):
+    """This package, in which `train` and `evaluate` stay the functions although modules of these names exist.
+
+    Importing textlora.train makes Python set the package's attribute `train` to that module; here it doesn't stick.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _LAZY and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
 def __getattr__(name: str) -> Any:
     """Names that need torch are imported on first use: `textlora --help` must not wait for it."""
     if name not in _LAZY:
         raise AttributeError(f"module 'textlora' has no attribute {name!r}")
-    from importlib import import_module
-
     return getattr(import_module(f"textlora.{_LAZY[name]}"), name)

@@ -20,11 +20,11 @@ import textlora
 from textlora import config as configs
 from textlora.config import Config
 from textlora.errors import DataError, ResourceError, TextLoraError, UsageError, closest
+from textlora.tables import Result, plan_table, report_table, times
 
 INTERRUPTED = 130
 HEADLINE = "Chip maker lifts its forecast as orders for satellite phones double"
 LISTS = (tuple[str, ...], tuple[int, ...])
-Result = dict[str, Any]
 
 
 class Parser(argparse.ArgumentParser):
@@ -195,7 +195,7 @@ def quickstart(args: argparse.Namespace) -> Result:
     answer = predict.load(run.folder).classify([HEADLINE])[0]
     low, high = report["accuracy_ci"]
     accuracy = f"{report['accuracy']:.3f} ({low:.3f} to {high:.3f} at 95 %"
-    _out(args, f"test accuracy {accuracy}, {report['n']} rows, read {report['test_reads']} time)")
+    _out(args, f"test accuracy {accuracy}, {report['n']} rows, read {times(report['test_reads'])})")
     _out(args, f'"{HEADLINE}" -> {answer["label"]} ({answer["probability"]:.0%})')
     _out(args, f"written to {run.folder}: adapter/ (the classifier), evaluation/ (figures, pictures), summary.json")
     _out(args, f'try:  textlora classify {run.folder} "your text"')
@@ -218,26 +218,6 @@ def plan(args: argparse.Namespace) -> Result:
     result = budget.plan(config, bases.shapes(base, config.base_weights), args.num_labels, base.hub_id).to_dict()
     _out(args, plan_table(result))
     return result
-
-
-def plan_table(plan: Result) -> str:
-    """A plan as a small table by group, with other plans that fit."""
-    groups = {
-        "adapters": plan["adapters"],
-        "head": plan["head"],
-        "biases": plan["biases"],
-        "trainable": plan["trainable"],
-    }
-    rows = [f"{plan['base']}, {plan['num_labels']} labels, head {plan['head_kind']}, pooling {plan['pooling']}"]
-    rows += [f"  {name:<10}{count:>12,}" for name, count in groups.items() if count or name != "biases"]
-    rows += [f"  {'of':<10}{plan['total']:>12,}  {plan['trainable_percent']} %"]
-    rows += [f"  {'budget':<10}{plan['budget']:>12,}  {plan['budget'] - plan['trainable']:,} left"]
-    where = f"  r {plan['r']}, alpha {plan['lora_alpha']} on {len(plan['modules'])} matrices"
-    rows += [f"{where}; the largest r that fits is {plan['largest_r']}"]
-    if plan["neighbours"]:
-        rows += ["also fits:"]
-        rows += [f"  r {n['r']:<4} {n['trainable']:>9,}  {', '.join(n['target_modules'])}" for n in plan["neighbours"]]
-    return "\n".join(rows)
 
 
 def train(args: argparse.Namespace) -> Result:
@@ -291,26 +271,6 @@ def evaluate(args: argparse.Namespace) -> Result:
         _say(f"WARNING: {warning}")
     _out(args, report_table(report))
     return report
-
-
-def report_table(report: Result) -> str:
-    """A report's headline and its class table."""
-    low, high = report["accuracy_ci"]
-    lines = [f"{report['split']}: accuracy {report['accuracy']:.4f} (95 % {low:.4f} to {high:.4f}), {report['n']} rows"]
-    for mean, ending in (("weighted", ""), ("macro", "_macro")):
-        named = "  ".join(f"{name} {report[name.lower() + ending]:.4f}" for name in ("Precision", "Recall", "F1"))
-        lines.append(f"{mean:<8}  {named}")
-    lines.append(f"calibration error (ECE) {report['ece']:.4f}")
-    width = max(len("class"), *(len(row["label"]) for row in report["per_class"]))
-    lines.append(f"{'class':<{width}}  accuracy  precision      F1     right  most often taken for")
-    for row in report["per_class"]:
-        taken = ", ".join(f"{c['label']} {c['count']}" for c in row["top_confusions"])
-        right = f"{row['correct']}/{row['total']}"
-        figures = f"{row['accuracy']:>8.4f}  {row['precision']:>9.4f}  {row['f1']:.4f}  {right:>8}"
-        lines.append(f"{row['label']:<{width}}  {figures}  {taken}")
-    if report["test_reads"] is not None:
-        lines.append(f"test read {report['test_reads']} times")
-    return "\n".join(lines)
 
 
 def classify(args: argparse.Namespace) -> Result:

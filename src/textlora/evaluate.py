@@ -64,6 +64,7 @@ def evaluate(
     A run's report goes into its evaluation/ folder; a bare adapter's only to `out`, if given. `loading` is passed to
     `predict.load`.
     """
+    runs.verify(Path(run))  # all of it: sealing again must not bless a file that was damaged since
     predictor = predict.load(run, **loading)
     rows = _rows(run, source, split, predictor, text_column, label_column)
     probabilities = predictor.predict_proba(rows.texts)
@@ -178,8 +179,10 @@ def verdict(
     """At most four sentences made of numbers: gain over the baseline, worst confusion, weakest class, what next."""
     right = probabilities.argmax(1) == labels
     gain = metrics.paired_gain(baseline.probabilities.argmax(1) == labels, right)
-    points = f"{100 * gain.gain:+.1f} points on {baseline.name} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
-    sure = "" if gain.low > 0 else "; no gain is shown: the interval holds 0"
+    mean, low, high = (f"{100 * value + 0.0:+.1f}" for value in gain)  # + 0.0: never "-0.0"
+    points = f"{mean} points on {baseline.name} ({low} to {high})"
+    no_gain = "; worse than the baseline" if gain.high < 0 else "; no gain is shown: the interval holds 0"
+    sure = "" if gain.low > 0 else no_gain
     first = f"{100 * report.scores.accuracy:.1f} % of {report.scores.n} {report.split} rows are right, {points}{sure}."
     return [first, *_confusion(report), _weakest(report), f"Next: {next_command}"]
 

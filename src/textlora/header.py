@@ -90,4 +90,5 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def damaged(path: Path, why: str) -> DamagedError:
+    """The error for a file that isn't what it claims to be."""
     return DamagedError(f"{path} is damaged: {why}", AGAIN)

@@ -234,6 +234,7 @@ def _wrap(network: PreTrainedModel, lora: LoraConfig) -> PeftModel:
 
 
 def trainable_count(model: nn.Module) -> int:
+    """Parameters that receive gradients."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 

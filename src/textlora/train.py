@@ -29,7 +29,6 @@ from textlora import (
     checkpoint,
     data,
     device,
-    evaluate,
     metrics,
     model,
     plots,
@@ -43,6 +42,7 @@ from textlora.clean import check_steps, clean
 from textlora.config import Config
 from textlora.data import Data, Split
 from textlora.errors import GateError, ResourceError, UsageError, closest
+from textlora.evaluate import Report, judge, verdict
 from textlora.model import AdapterSettings
 from textlora.runs import Run
 from textlora.tokens import Collator, Rows, Tokens, load_tokenizer, tokenize
@@ -341,11 +341,11 @@ def _finish(
     rows = prepared.data.validation
     logits = predict.logits(trained, prepared.validation, prepared.pad_id)
     probabilities = softmax(logits.astype(np.float64), axis=1)
-    report = evaluate.judge(
+    report = judge(
         rows, prepared.config.data, probabilities, prepared.labels, run, trainable_parameters=prepared.plan.trainable
     )
     strongest = max(beaten, key=lambda b: b.accuracy)
-    lines = evaluate.verdict(report, rows.labels, probabilities, strongest, _next_command(run, prepared))
+    lines = verdict(report, rows.labels, probabilities, strongest, _next_command(run, prepared))
     summary = {
         "train_samples_per_second": round(meter.texts / max(meter.seconds, 1e-9), 2),
         "train_tokens_per_second": round(meter.tokens / max(meter.seconds, 1e-9), 1),
@@ -374,6 +374,6 @@ def _next_command(run: Run, prepared: Prepared) -> str:
     return f'textlora classify {run.folder} "your text"'
 
 
-def _card(prepared: Prepared, report: evaluate.Report) -> str:
+def _card(prepared: Prepared, report: Report) -> str:
     hidden_size = prepared.network.config.hidden_size  # type: ignore[union-attr]
     return card.model_card(prepared.config, prepared.plan, prepared.labels, int(hidden_size), report.to_dict())

@@ -1,0 +1,52 @@
+"""What the command line prints of a plan and of a report: dictionaries in, lines out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Result = dict[str, Any]
+
+
+def plan_table(plan: Result) -> str:
+    """A plan as a small table by group, with other plans that fit."""
+    groups = {
+        "adapters": plan["adapters"],
+        "head": plan["head"],
+        "biases": plan["biases"],
+        "trainable": plan["trainable"],
+    }
+    rows = [f"{plan['base']}, {plan['num_labels']} labels, head {plan['head_kind']}, pooling {plan['pooling']}"]
+    rows += [f"  {name:<10}{count:>12,}" for name, count in groups.items() if count or name != "biases"]
+    rows += [f"  {'of':<10}{plan['total']:>12,}  {plan['trainable_percent']} %"]
+    rows += [f"  {'budget':<10}{plan['budget']:>12,}  {plan['budget'] - plan['trainable']:,} left"]
+    where = f"  r {plan['r']}, alpha {plan['lora_alpha']} on {len(plan['modules'])} matrices"
+    rows += [f"{where}; the largest r that fits is {plan['largest_r']}"]
+    if plan["neighbours"]:
+        rows += ["also fits:"]
+        rows += [f"  r {n['r']:<4} {n['trainable']:>9,}  {', '.join(n['target_modules'])}" for n in plan["neighbours"]]
+    return "\n".join(rows)
+
+
+def report_table(report: Result) -> str:
+    """A report's headline and its class table."""
+    low, high = report["accuracy_ci"]
+    lines = [f"{report['split']}: accuracy {report['accuracy']:.4f} (95 % {low:.4f} to {high:.4f}), {report['n']} rows"]
+    for mean, ending in (("weighted", ""), ("macro", "_macro")):
+        named = "  ".join(f"{name} {report[name.lower() + ending]:.4f}" for name in ("Precision", "Recall", "F1"))
+        lines.append(f"{mean:<8}  {named}")
+    lines.append(f"calibration error (ECE) {report['ece']:.4f}")
+    width = max(len("class"), *(len(row["label"]) for row in report["per_class"]))
+    lines.append(f"{'class':<{width}}  accuracy  precision      F1     right  most often taken for")
+    for row in report["per_class"]:
+        taken = ", ".join(f"{c['label']} {c['count']}" for c in row["top_confusions"])
+        right = f"{row['correct']}/{row['total']}"
+        figures = f"{row['accuracy']:>8.4f}  {row['precision']:>9.4f}  {row['f1']:.4f}  {right:>8}"
+        lines.append(f"{row['label']:<{width}}  {figures}  {taken}")
+    if report["test_reads"] is not None:
+        lines.append(f"test read {times(report['test_reads'])}")
+    return "\n".join(lines)
+
+
+def times(count: int) -> str:
+    """`once`, or `n times`."""
+    return "once" if count == 1 else f"{count} times"
