@@ -2,12 +2,14 @@
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test check lint fix docs clean
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# The first that runs: a shim of pyenv may be there without its Python.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c "" 2> /dev/null && echo $$p && break; done)
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 BIN := .venv/bin
 READY := .venv/.ready
 TORCH ?= torch==2.13.0
 # The tests share the cores: one torch thread each runs more of them at a time than two would.
-WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() or 1))")
+WORKERS ?= $(shell $(BIN)/python -c "import os; print(min(4, os.cpu_count() or 1))")
 PYTEST := $(BIN)/python -m pytest -q
 
 help: ## this list
@@ -37,7 +39,11 @@ clean: ## remove the environment and caches
 # torch first and pinned: a later resolver step must not replace a CPU build by gigabytes of CUDA.
 $(READY): pyproject.toml
 	@echo "setting up .venv (a few minutes the first time)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test ! -d .venv || $(BIN)/python -m pip --version > /dev/null 2>&1 || { echo "removing .venv: it has no pip"; rm -rf .venv; }
+	@test -d .venv || env $(PYTHON) -c "$(NEW_ENOUGH)" 2> /dev/null || { \
+		echo "textlora needs Python 3.11 or newer, found $$(env $(PYTHON) --version 2>&1 | grep Python || echo none): make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -d .venv || env $(PYTHON) -m venv .venv > /dev/null && $(BIN)/python -m pip --version > /dev/null 2>&1 || { rm -rf .venv; \
+		echo "$(PYTHON) made a .venv without pip, now removed: install $(notdir $(PYTHON))-venv (Debian, Ubuntu) and make again"; exit 1; }
 	@$(BIN)/python -m pip install -q --disable-pip-version-check "$(TORCH)" 2> .venv/pip.log || { cat .venv/pip.log; exit 1; }
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[embedded,dev]" "$(TORCH)" 2> .venv/pip.log || { cat .venv/pip.log; exit 1; }
 	@touch $(READY)

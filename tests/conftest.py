@@ -10,6 +10,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any Hugging Face import: tests never ask a hub
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ["TEXTLORA_DEVICE"] = "cpu"  # equality to the bit is promised there
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import pytest

@@ -13,7 +13,7 @@ from textlora.budget import Plan
 from textlora.header import read_header
 from textlora.tokens import Tokens
 
-PAD = 0
+PAD = 0  # what most families pad with; a law that pads takes the model's own
 
 
 def assert_planned_is_built(plan: Plan, network: torch.nn.Module) -> None:
@@ -30,9 +30,14 @@ def assert_built_is_saved(plan: Plan, network: torch.nn.Module, folder: Path) ->
 
 def assert_same_logits(one: torch.nn.Module, other: torch.nn.Module, tokens: Tokens, tolerance: float = 0.0) -> None:
     """Two models agree on the same texts, bit for bit unless a tolerance is given."""
-    a, b = predict.logits(one, tokens, PAD), predict.logits(other, tokens, PAD)
+    a, b = (predict.logits(network, tokens, pad_id(network)) for network in (one, other))
     assert a.shape == b.shape
     np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
+
+
+def pad_id(network: torch.nn.Module) -> int:
+    """What the model itself takes for padding: RoBERTa's is 1."""
+    return network.config.pad_token_id  # type: ignore[union-attr]
 
 
 def assert_gradients_reach_exactly_the_trained(network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -338,6 +339,13 @@ def test_a_single_file_needs_no_split(ask, run, loading, tmp_path):
     assert answer.json["test_reads"] is None
 
 
+def test_a_test_file_on_its_own_counts_as_a_test_read_however_it_is_written(ask, run, loading, tmp_path):
+    source = tmp_path / "Test-00000-of-00001.csv"
+    write_csv(source, corpus_rows("test")[:20])
+    answer = ask("evaluate", run / "adapter", "--data", source, "--out", tmp_path / "report", *loading, "--json")
+    assert answer.json["test_reads"] == 1
+
+
 def test_a_bare_adapter_may_keep_its_report_elsewhere(ask, run, loading, tmp_path):
     before = sorted(run.rglob("*"))
     answer = ask("evaluate", run / "adapter", "--data", "mini-news", "--out", tmp_path / "report", *loading)
@@ -530,8 +538,6 @@ def with_cell(row: int, text: bytes) -> bytes:
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory, run, tiny_base) -> dict[str, Path]:
     """Everything that is wrong, by name; and a few things that aren't."""
-    import shutil
-
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -715,6 +721,7 @@ BAD_INPUT = {
     "no --data": (EVALUATE, 2, "--data"),
     "split not there": (f"{EVALUATE} --data {{no_test}} --split test", 2, "has no split 'test'"),
     "unknown split": (f"{EVALUATE} --data mini-news --split tset", 2, "has no split 'tset'"),
+    "unknown split of a file": (f"{EVALUATE} --data {{good_csv}} --split tset", 2, "did you mean test"),
     "unknown label": (f"{EVALUATE} --data {{unknown_label_csv}}", 3, "row 6: label 'Weather' is unknown"),
     "unknown column at evaluate": (f"{EVALUATE} --data {{good_csv}} --text-column body", 2, "no column 'body'"),
     "unwritable report": (EVALUATE.replace("{out}", "{good_csv}/report") + " --data {good_csv}", 7, "good.csv"),
@@ -792,3 +799,71 @@ def test_a_disk_that_fills_up_while_training_is_said_and_no_finished_run_is_clai
     assert "the disk is full" in answer.json["error"]["message"]
     assert "Traceback" not in answer.err
     assert not (tmp_path / "out" / runs.MANIFEST).exists()
+
+
+# ---------------------------------------------------------------------------------------------------------------- make
+
+MAKE = shutil.which("make")
+needs_make = pytest.mark.skipif(MAKE is None or sys.platform == "win32", reason="there is no make here")
+PYTHONS = ("python3.11", "python3.12", "python3.13", "python3")
+NO_PYTHON = "exit 127"  # pyenv's shim of a version that isn't installed
+OLD_PYTHON = """case "$1" in --version) echo Python 3.9.6;; -c) test -z "$2";; *) touch used;; esac"""
+NO_ENSUREPIP = """case "$*" in
+    "-m pip"*) exit 1;;
+    "-m venv .venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python; exit 1;;
+esac"""
+GOOD_PYTHON = """echo "$(basename "$0") $*" >> used
+case "$*" in "-m venv .venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python;; esac"""
+
+
+def make_ready(folder: Path, pythons: dict[str, str]) -> Answer:
+    """`make .venv/.ready` in `folder`, where every Python is a shell script; those not named don't run."""
+    shutil.copy(Path(__file__).parents[1] / "Makefile", folder)
+    (folder / "pyproject.toml").touch()
+    (folder / "bin").mkdir()
+    for name in PYTHONS:
+        script = folder / "bin" / name
+        script.write_text(f"#!/bin/sh\n{pythons.get(name, NO_PYTHON)}\n")
+        script.chmod(0o755)
+    env = {"PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run([str(MAKE), ".venv/.ready"], cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+    return Answer(done.returncode, done.stdout, done.stderr)
+
+
+@needs_make
+@pytest.mark.parametrize("chosen", PYTHONS)
+def test_make_takes_the_first_python_that_runs(tmp_path, chosen):
+    there = PYTHONS[PYTHONS.index(chosen) :]
+    answer = make_ready(tmp_path, dict.fromkeys(there, GOOD_PYTHON))
+    assert answer.code == 0, answer.err
+    assert f"{chosen} -m venv .venv" in (tmp_path / "used").read_text().splitlines()
+    assert (tmp_path / ".venv" / ".ready").is_file()
+
+
+@needs_make
+@pytest.mark.parametrize(("script", "found"), [(OLD_PYTHON, "Python 3.9.6"), (NO_PYTHON, "none")])
+def test_make_says_which_python_it_needs_and_what_it_found(tmp_path, script, found):
+    answer = make_ready(tmp_path, {"python3": script})
+    assert answer.code != 0
+    said = f"textlora needs Python 3.11 or newer, found {found}: make PYTHON=/path/to/python3.11"
+    assert answer.out.splitlines()[1:] == [said]
+    assert not (tmp_path / ".venv").exists()
+    assert not (tmp_path / "used").exists()
+
+
+@needs_make
+def test_make_removes_a_venv_without_pip_and_names_the_package(tmp_path):
+    answer = make_ready(tmp_path, {"python3.12": NO_ENSUREPIP})
+    assert answer.code != 0
+    assert "without pip, now removed: install python3.12-venv" in answer.out.splitlines()[-1]
+    assert not (tmp_path / ".venv").exists()
+
+
+@needs_make
+def test_make_makes_a_venv_that_was_left_half_made_again(tmp_path):
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "half").touch()
+    answer = make_ready(tmp_path, {"python3.11": GOOD_PYTHON})
+    assert answer.code == 0, answer.err
+    assert "removing .venv: it has no pip" in answer.out
+    assert not (tmp_path / ".venv" / "half").exists()

@@ -107,7 +107,7 @@ def test_parquet_class_labels_bring_names_and_order(tmp_path):
     table = table.replace_schema_metadata({"huggingface": json.dumps(record)})
     pq.write_table(table, tmp_path / "train-00000-of-00001.parquet")
     assert data.load(str(tmp_path)).label_names == ("pos", "neg")
-    swapped = data.load_split(str(tmp_path / "train-00000-of-00001.parquet"), "all", label_names=("neg", "pos"))
+    swapped = data.load_split(str(tmp_path / "train-00000-of-00001.parquet"), "test", label_names=("neg", "pos"))
     assert swapped.labels.tolist() == [1, 0] * 20  # numbers mean what the file says, whatever the run's order
 
 
@@ -297,6 +297,35 @@ def test_one_split_is_what_load_gives(tmp_path):
     whole = data.load_split(path, label_names=found.label_names)
     assert (whole.name, len(whole)) == ("all", 100)
     assert data.load_split(path, "test", label_names=found.label_names).name == "test"
+
+
+@pytest.mark.parametrize(
+    ("file", "split", "name"),
+    [
+        ("Test.csv", "", "test"),
+        ("test-00000-of-00001.csv", "", "test"),
+        ("TEST-00002-of-00005.csv", "", "test"),
+        ("Dev.csv", "", "validation"),
+        ("train.csv", "", "train"),
+        ("Reviews.csv", "", "Reviews"),
+        ("test-set.csv", "", "test-set"),
+        ("reviews-00000-of-00001.csv", "", "reviews-00000-of-00001"),
+        ("Reviews.csv", "TEST", "test"),
+        ("Valid-00000-of-00001.csv", "dev", "validation"),
+    ],
+)
+def test_a_single_file_is_the_split_that_is_named_or_that_its_name_says(tmp_path, file, split, name):
+    path = written(tmp_path, file, four("aabb"))
+    found = data.load_split(str(path), split, label_names=("a", "b"))
+    assert (found.name, len(found)) == (name, 4)
+
+
+@pytest.mark.parametrize("split", ["tset", "all", "test2", " "])
+def test_a_single_file_is_no_split_of_another_name(tmp_path, split):
+    path = written(tmp_path, "Reviews.csv", four("aabb"))
+    with pytest.raises(UsageError, match=rf"no split '{split}', only train, validation, test") as caught:
+        data.load_split(str(path), split, label_names=("a", "b"))
+    assert "test" in caught.value.fix
 
 
 def test_a_fingerprint_is_of_texts_and_label_names_in_order(tmp_path):

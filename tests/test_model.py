@@ -12,11 +12,11 @@ from conftest import FAMILIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import (
-    PAD,
     assert_built_is_saved,
     assert_gradients_reach_exactly_the_trained,
     assert_planned_is_built,
     assert_same_logits,
+    pad_id,
     tokens_of,
 )
 
@@ -68,9 +68,9 @@ def test_planned_is_built_is_saved(family, data, tiny_config):
 def test_a_fresh_adapter_changes_nothing(family, head, pooling, tiny_config):
     _, network, _ = built(tiny_config(family, head=head, pooling=pooling))
     tokens = tokens_of(np.random.default_rng(0), [3, 9, 17])
-    adapted = predict.logits(network, tokens, PAD)
+    adapted = predict.logits(network, tokens, pad_id(network))
     with network.disable_adapter():  # the head goes back to its untrained self too, which is what it still is
-        plain = predict.logits(network, tokens, PAD)
+        plain = predict.logits(network, tokens, pad_id(network))
     np.testing.assert_array_equal(adapted, plain)
 
 
@@ -218,3 +218,28 @@ def test_frozen_weights_are_held_in_the_compute_type_and_trained_ones_in_fp32(ti
         assert parameter.dtype == torch.float32 or not parameter.requires_grad, name
     linear = network.get_submodule("base_model.model.encoder.layer.0.attention.self.query.base_layer")
     assert linear.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("head", ["full", "linear"])
+def test_a_pinned_base_whose_weights_were_changed_is_refused(head, tiny_base, tiny_config, monkeypatch):
+    from dataclasses import replace
+
+    config = tiny_config("bert", head=head, pooling="cls")
+    plan = plan_for(config, 4)
+    pinned = replace(models.bases.find("bert"), sha256="0" * 64)
+    monkeypatch.setattr(models.bases, "find", lambda name: pinned)
+    monkeypatch.setattr(models.bases, "files", lambda base, weights="": tiny_base("bert"))
+    with pytest.raises(DamagedError, match="sha256"):
+        models.build(replace(config, base_weights=""), plan, LABELS, torch.float32)
+
+
+def test_weights_of_another_family_are_refused(tiny_config, tiny_base):
+    with pytest.raises(UsageError, match="holds a roberta, the base bert is a bert"):
+        plan_for(tiny_config("bert", base_weights=str(tiny_base("roberta"))), 4)
+
+
+def test_a_config_that_is_no_table_is_damaged(saved):
+    config, folder = saved
+    (folder / models.PEFT_CONFIG).write_text("[]")
+    with pytest.raises(DamagedError, match="no adapter's config"):
+        models.load(folder, base_weights=config.base_weights, dtype=torch.float32)

@@ -61,6 +61,20 @@ def test_classify_returns_the_labels_name_as_the_seed_does(predictor, texts):
     assert textlora.classify(predictor.model, predictor.tokenizer, short) == predictor.predict([short])[0]
 
 
+def test_classify_takes_any_plain_classifier(predictor, tiny_base, texts):
+    from transformers import AutoModelForSequenceClassification
+
+    plain = AutoModelForSequenceClassification.from_pretrained(tiny_base("bert"), num_labels=3)
+    assert textlora.classify(plain, predictor.tokenizer, texts[0]) in {"LABEL_0", "LABEL_1", "LABEL_2"}
+
+
+def test_a_file_without_rows_leaves_no_output(predictor, tmp_path):
+    (tmp_path / "in.csv").write_text("text\n")
+    with pytest.raises(DataError, match="no rows"):
+        predict.predict_file(predictor, str(tmp_path / "in.csv"), tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+
+
 def test_load_is_public_and_lazy(trained, tiny_base, texts):
     loaded = textlora.load(trained("bert"), base_weights=str(tiny_base("bert")))
     assert isinstance(loaded, textlora.Predictor)

@@ -191,6 +191,55 @@ def test_the_manifest_lists_every_file_but_itself(run):
     assert runs.read_json(run.folder / runs.MANIFEST)["sha256"] == listed
 
 
+def test_sealing_a_part_never_blesses_a_file_outside_it_that_was_damaged(run):
+    before = runs.listed(run.folder)
+    (run.adapter / "adapter_model.safetensors").write_bytes(b"damaged")
+    (run.evaluation / "report.json").write_text("{}")
+    run.seal("evaluation/")
+    after = runs.listed(run.folder)
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) == {"evaluation/report.json"}
+    with pytest.raises(DamagedError, match="sha256 differs"):
+        runs.adapter_folder(run.folder)
+
+
+def test_sealing_a_part_follows_what_changed_in_it_and_forgets_what_was_deleted(run):
+    for path in (run.evaluation / "old.png", run.evaluation / "report.json", run.checkpoints / "optimizer.safetensors"):
+        path.write_text("one")
+    run.seal()
+    (run.evaluation / "old.png").unlink()
+    (run.evaluation / "report.json").write_text("two")
+    (run.checkpoints / "optimizer.safetensors").unlink()  # people do, for room
+    run.seal("evaluation/")
+    runs.verify(run.folder)
+    assert runs.listed(run.folder) == runs.hashes(run.folder)
+
+
+def test_sealing_a_part_refuses_a_damaged_manifest_and_makes_up_nothing_where_there_is_none(run):
+    (run.folder / runs.MANIFEST).write_text("[]")
+    with pytest.raises(DamagedError, match="lists no files"):
+        run.seal("evaluation/")
+    (run.folder / runs.MANIFEST).unlink()
+    (run.evaluation / "report.json").write_text("{}")
+    run.seal("evaluation/")
+    assert set(runs.listed(run.folder)) == {"evaluation/report.json"}
+
+
+def test_only_what_is_read_from_an_adapter_is_checked(run):
+    (run.adapter / "README.md").write_text("written by textlora")
+    (run.adapter / "tokenizer.json").write_text("{}")
+    (run.checkpoints / "optimizer.safetensors").write_text("state")
+    run.seal()
+    (run.adapter / "README.md").write_text("and by me")
+    (run.checkpoints / "optimizer.safetensors").unlink()
+    assert runs.adapter_folder(run.folder) == run.adapter
+    (run.adapter / "README.md").unlink()
+    assert runs.adapter_folder(run.folder) == run.adapter
+    (run.adapter / "tokenizer.json").unlink()
+    with pytest.raises(DamagedError, match=r"tokenizer\.json is missing"):
+        runs.adapter_folder(run.folder)
+
+
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "3", "{}", '{"sha256": []}', '{"sha256": {"config.toml": 3}}', '{"sha256": null}']
 )
@@ -213,9 +262,18 @@ def test_a_file_is_replaced_whole(tmp_path_factory, old, new):
     assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
 
 
-def test_other_readers_may_read_what_is_written(tmp_path):
-    runs.write_text(tmp_path / "a", "b")
-    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no umask for readers")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o027, 0o640), (0o077, 0o600)])
+def test_those_may_read_what_is_written_whom_the_umask_lets(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        runs._usual_mode.cache_clear()
+        runs.write_text(tmp_path / "a", "b")
+        assert (tmp_path / "a").stat().st_mode & 0o777 == mode
+        assert os.umask(umask) == umask  # reading it has not changed it
+    finally:
+        os.umask(before)
+        runs._usual_mode.cache_clear()
 
 
 def half_write(path: Path, error: BaseException) -> None:
@@ -309,6 +367,17 @@ def test_a_torn_last_line_is_passed_over_and_the_next_one_is_whole(tmp_path_fact
     assert runs.read_lines(path) == left
     runs.append_line(path, {"after": 1})
     assert runs.read_lines(path) == [*left, {"after": 1}]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_is_null_since_json_has_no_nan(tmp_path, value):
+    run = runs.create(tmp_path / "run")
+    run.note({"step": 1, "loss": value, "accuracy": 0.5})
+    run.metrics_file.write_text(run.metrics_file.read_text() + json.dumps({"step": 2, "loss": value}) + "\n")
+    run.forget_after(2)  # a file of before, written again, is mended
+    for line in run.metrics_file.read_text().splitlines():
+        json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert run.metrics() == [{"step": 1, "loss": None, "accuracy": 0.5}, {"step": 2, "loss": None}]
 
 
 def test_no_file_is_no_lines(tmp_path):

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import CORPUS
 from plain_trainer import assert_first_losses_equal_the_plain_trainers
 
 from textlora import config as configs
@@ -23,6 +24,8 @@ from textlora.errors import BudgetError, GateError, UsageError
 from textlora.runs import Run
 from textlora.train import train
 from textlora.trainer import balanced_weights, step_loss
+
+needs_kill = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
 
 
 def quiet(_: str) -> None:
@@ -106,6 +109,7 @@ def killed(config, out: Path, at_step: int, sig: int, tmp_path: Path) -> subproc
     )
 
 
+@needs_kill
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("at_step", "changes"),
@@ -126,6 +130,7 @@ def test_a_run_killed_once_and_resumed_ends_bit_identical(at_step, changes, tiny
     assert losses[0] == losses[1]
 
 
+@needs_kill
 @pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tiny_config, tmp_path):
     config = tiny_config("bert", max_steps=12, eval_steps=4, learning_rate=1e-4)
@@ -148,6 +153,32 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tiny_config, tmp_path):
     assert (tmp_path / "stopped" / "checkpoints" / "checkpoint-3" / "manifest.json").is_file()
     resumed = train(config, out=tmp_path / "stopped", resume=True, say=quiet)
     assert weights(whole.folder) == weights(resumed.folder)
+
+
+@needs_kill
+@pytest.mark.slow
+def test_patience_goes_on_counting_after_a_resume_and_the_run_may_have_moved(tiny_config, tmp_path):
+    config = tiny_config("bert", max_steps=30, eval_steps=2, early_stopping_patience=3, learning_rate=1e-9)
+    whole = train(config, out=tmp_path / "whole", say=quiet)
+    killed(config, tmp_path / "cut", 5, signal.SIGKILL, tmp_path)
+    moved = (tmp_path / "cut").rename(tmp_path / "moved")
+    resumed = train(config, out=moved, resume=True, say=quiet)
+    assert [r["step"] for r in whole.metrics()] == [r["step"] for r in resumed.metrics()]
+    assert weights(whole.folder) == weights(resumed.folder)
+
+
+def test_a_finished_run_is_not_resumed(trained, tiny_config):
+    with pytest.raises(UsageError, match="has finished"):
+        train(tiny_config("bert"), out=trained("bert"), resume=True, say=quiet)
+
+
+def test_a_run_is_not_resumed_on_other_data(trained, tiny_config, tmp_path):
+    import shutil
+
+    shutil.copytree(trained("bert"), tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    with pytest.raises(UsageError, match="the data isn't what"):
+        train(tiny_config("bert", data=str(CORPUS / "test.csv")), out=tmp_path / "run", resume=True, say=quiet)
 
 
 def test_over_budget_stops_before_anything_is_written(tiny_config, tmp_path):

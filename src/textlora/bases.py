@@ -231,11 +231,17 @@ def shapes(base: Base, weights: str = "") -> Shapes:
         return base.shapes
     path = files(base, weights) / CONFIG
     try:
-        return Shapes.from_config(json.loads(path.read_text(encoding="utf-8")))
+        found = Shapes.from_config(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         if isinstance(error, UsageError):
             raise
         raise DamagedError(f"{path} is damaged: {error}", "put the one published with the weights there") from None
+    if found.family != base.shapes.family:
+        raise UsageError(
+            f"{weights} holds a {found.family}, the base {base.name} is a {base.shapes.family}",
+            f"name the base these weights are of: one of {', '.join(BASES)}",
+        )
+    return found
 
 
 def sha256_of(folder: Path, base: Base, *, allow_other: bool = False) -> str:

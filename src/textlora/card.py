@@ -9,6 +9,7 @@ from textlora import bases
 from textlora.budget import Plan
 from textlora.config import Config
 
+PATHS = ("data", "base_weights", "tokenizer")  # of the machine that trained: nobody's business in a published card
 POOLED = {
     "mean": 'mask = batch["attention_mask"][..., None]\npooled = (hidden * mask).sum(1) / mask.sum(1)',
     "cls": "pooled = hidden[:, 0]",
@@ -50,6 +51,7 @@ def usage(config: Config, num_labels: int, hidden_size: int) -> str:
 def model_card(config: Config, plan: Plan, labels: tuple[str, ...], hidden_size: int, report: dict[str, Any]) -> str:
     """Markdown with the hub's metadata. `report` is the validation report's dictionary."""
     low, high = report["accuracy_ci"]
+    settings = {key: value for key, value in config.to_dict().items() if key not in PATHS}
     cleaned = (
         f"Texts are cleaned first ({', '.join(config.cleaning)}); `textlora` does that for you.\n\n"
         if config.cleaning
@@ -76,9 +78,9 @@ evaluation/report.json.
 
 ## Use
 
-    textlora classify RUN "your text"
+    textlora classify RUN "your text" --precision fp32
 
-Without textlora, in the folder above this one, with `texts` a list of strings:
+Without textlora, in fp32, in the folder above this one, with `texts` a list of strings:
 
 ```python
 {usage(config, len(labels), hidden_size)}
@@ -87,6 +89,6 @@ Without textlora, in the folder above this one, with `texts` a list of strings:
 {cleaned}Settings of the run:
 
 ```json
-{json.dumps(config.to_dict(), indent=1, ensure_ascii=False)}
+{json.dumps(settings, indent=1, ensure_ascii=False)}
 ```
 """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import json
 import os
 import sys
@@ -338,6 +339,9 @@ def _out(args: argparse.Namespace, text: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (docs/map.md lists them)."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console that lacks a letter shows its code
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = _run(argv, as_json="--json" in argv)
         sys.stdout.flush()

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import nn
 
-from textlora.errors import ResourceError
+from textlora.errors import ResourceError, UsageError, closest
 
 
 def pick_device() -> torch.device:
-    """The accelerator that torch sees, or the CPU."""
+    """The accelerator that torch sees, or the CPU; the environment's TEXTLORA_DEVICE (cpu, cuda, mps) over both.
+
+    Raises ResourceError for a device that this machine lacks, UsageError for one there is no such thing as.
+    """
+    named = os.environ.get("TEXTLORA_DEVICE", "")
+    if named:
+        return _named(named)
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _named(name: str) -> torch.device:
+    has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name not in has:
+        raise UsageError(f"TEXTLORA_DEVICE is {name!r}", closest(name, has))
+    if not has[name]:
+        raise ResourceError(f"TEXTLORA_DEVICE is {name}, which torch doesn't find here", "unset it, or use cpu")
+    return torch.device(name)
 
 
 def compute_dtype(precision: str, device: torch.device | None = None) -> torch.dtype:
@@ -40,5 +57,6 @@ def _fast_bf16(device: torch.device) -> bool:
 
 def autocast(model: nn.Module) -> torch.autocast:
     """The mixed precision that `model`'s frozen weights were loaded for."""
-    weight = next(p for p in model.parameters() if not p.requires_grad)
+    parameters = list(model.parameters())
+    weight = next((p for p in parameters if not p.requires_grad), parameters[0])  # a plain classifier freezes none
     return torch.autocast(weight.device.type, weight.dtype, enabled=weight.dtype != torch.float32)

@@ -64,7 +64,6 @@ def evaluate(
     A run's report goes into its evaluation/ folder; a bare adapter's only to `out`, if given. `loading` is passed to
     `predict.load`.
     """
-    runs.verify(Path(run))  # all of it: sealing again must not bless a file that was damaged since
     predictor = predict.load(run, **loading)
     rows = _rows(run, source, split, predictor, text_column, label_column)
     probabilities = predictor.predict_proba(rows.texts)
@@ -79,7 +78,7 @@ def evaluate(
         warnings=_overlap(run, rows),
     )
     if home and (home.folder / "config.toml").is_file():
-        home.seal()
+        home.seal("evaluation/")
     return report
 
 
@@ -179,7 +178,7 @@ def verdict(
     """At most four sentences made of numbers: gain over the baseline, worst confusion, weakest class, what next."""
     right = probabilities.argmax(1) == labels
     gain = metrics.paired_gain(baseline.probabilities.argmax(1) == labels, right)
-    mean, low, high = (f"{100 * value + 0.0:+.1f}" for value in gain)  # + 0.0: never "-0.0"
+    mean, low, high = (f"{round(100 * value, 1) + 0.0:+.1f}" for value in gain)  # + 0.0: never "-0.0"
     points = f"{mean} points on {baseline.name} ({low} to {high})"
     no_gain = "; worse than the baseline" if gain.high < 0 else "; no gain is shown: the interval holds 0"
     sure = "" if gain.low > 0 else no_gain

@@ -63,7 +63,7 @@ class AdapterSettings:
 
     @classmethod
     def read(cls, folder: Path) -> AdapterSettings:
-        """From a folder's textlora.json. Raises DamagedError if a field is missing or unknown."""
+        """From a folder's textlora.json. Raises DamagedError if a field is missing."""
         values = runs.read_json(folder / runs.ADAPTER_SETTINGS)
         try:
             known = {f.name: values[f.name] for f in fields(cls)}
@@ -137,7 +137,7 @@ def _network(
             f"{base.hub_id} has no weights for {random[0]}: frozen, it would stay random",
             "use --head linear, which needs none of them",
         )
-    return model, bases.sha256_of(folder, base, allow_other=True)
+    return model, bases.sha256_of(folder, base, allow_other=bool(weights))  # a named folder may hold other weights
 
 
 def _random(
@@ -186,8 +186,6 @@ def build(config: Config, plan: Plan, labels: tuple[str, ...], dtype: torch.dtyp
     network, base_sha256 = _network(settings, base, config.base_weights, form, dtype)
     if form == "textlora":
         network.pooling = config.pooling  # type: ignore[assignment]
-    elif base.sha256 not in (None, base_sha256) and not config.base_weights:
-        raise DamagedError(f"the weights of {base.hub_id} are not the pinned ones", "install the base again")
     torch.manual_seed(config.seed)
     modules = head_modules(settings.model_type, form)
     for name in modules:
@@ -209,8 +207,8 @@ def _lora_config(config: Config, plan: Plan, base: Base, form: str, modules: tup
         # PEFT builds no Dropout module at 0, and a scheduler needs one to set
         lora_dropout=max(config.lora_dropout, config.lora_dropout_end),
         target_modules=[m.name for m in plan.modules],  # in full: "dense" alone would match pooler and head too
-        rank_pattern={m.name: m.r for m in plan.modules if m.r != plan.r},
-        alpha_pattern={m.name: m.lora_alpha for m in plan.modules if m.lora_alpha != plan.lora_alpha},
+        rank_pattern=plan.rank_pattern,
+        alpha_pattern=plan.alpha_pattern,
         bias=plan.bias,  # type: ignore[arg-type]
         modules_to_save=list(modules),  # PEFT appends to it
     )
@@ -261,7 +259,7 @@ def set_adapter_tensors(model: PeftModel, tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if own[name].shape != tensor.shape:
             shape, expected = list(tensor.shape), list(own[name].shape)
-            raise DamagedError(f"{name} has shape {shape}, this base needs {expected}", "name the base it was made for")
+            raise DamagedError(f"{name} has shape {shape}, this base needs {expected}", "it was made for another base")
     with torch.no_grad():
         for name, tensor in tensors.items():
             own[name].copy_(tensor)
@@ -272,10 +270,7 @@ def save_weights(model: PeftModel, folder: Path) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_tensors(model).items()}
     with runs.storing(folder / WEIGHTS):
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-        except SafetensorError as error:
-            raise OSError(28 if "os error 28" in str(error) else 5, str(error)) from error
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     lora = model.peft_config["default"]
     was_training = lora.inference_mode
     lora.inference_mode = True
@@ -356,6 +351,8 @@ def find_tokenizer(base: Base, weights: str, tokenizer: str) -> Path:
 def _read_lora_config(folder: Path) -> LoraConfig:
     """PEFT's config from its JSON, fields of newer versions left out. Raises DamagedError if it is no LoRA's."""
     values = runs.read_json(folder / PEFT_CONFIG)
+    if not isinstance(values, dict):
+        raise DamagedError(f"{folder / PEFT_CONFIG} is no adapter's config", "copy the adapter again")
     if values.get("peft_type") != "LORA":
         raise UsageError(f"{folder} holds a {values.get('peft_type')} adapter", "textlora reads LoRA adapters")
     known = {f.name for f in fields(LoraConfig) if f.init}

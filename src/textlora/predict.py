@@ -171,6 +171,8 @@ def predict_file(
         for texts in data.read_texts(source, text_column=text_column, usual=predictor.settings.text_columns):
             read += len(texts)
             written += write(written, predictor.classify(texts))
+        if not read:
+            raise DataError(f"{source} has columns but no rows", "give a file with rows")
     if written != read:
         raise GateError(f"{read} texts were read but {written} rows written to {path}", "report this")
     return written

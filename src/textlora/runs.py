@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -20,6 +21,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -96,12 +98,20 @@ class Run:
 
     def forget_after(self, step: int) -> None:
         """Drop the lines of metrics.jsonl that come after `step`: a resumed run writes them again."""
-        kept = [json.dumps(record) for record in self.metrics() if record["step"] <= step]
-        write_text(self.metrics_file, "".join(f"{line}\n" for line in kept))
+        kept = [_json_line(record) for record in self.metrics() if record["step"] <= step]
+        write_text(self.metrics_file, "".join(kept))
 
-    def seal(self) -> None:
-        """Write manifest.json: the sha256 of every file. Each verb that adds files calls it last."""
-        write_json(self.folder / MANIFEST, {"sha256": hashes(self.folder)})
+    def seal(self, changed: str = "") -> None:
+        """Write manifest.json: the sha256 of every file. Each verb that adds files calls it last.
+
+        A verb that wrote only below `changed` ("evaluation/") names it: what the manifest says of other files stays,
+        so that one damaged since isn't blessed. Raises DamagedError if that manifest can't be read.
+        """
+        old = listed(self.folder) if changed else {}
+        kept = {
+            name: sha for name, sha in old.items() if not name.startswith(changed) and (self.folder / name).is_file()
+        }
+        write_json(self.folder / MANIFEST, {"sha256": kept | hashes(self.folder, changed)})
 
     def record_test_read(self, entry: dict[str, Any]) -> int:
         """Append to test_reads.jsonl that a split named test was scored; how often that was by now."""
@@ -166,14 +176,16 @@ def open_run(path: str | Path) -> Run:
 
 
 def adapter_folder(path: str | Path) -> Path:
-    """The adapter in a run folder, or `path` itself if that is a bare adapter folder; a sealed run's files are checked.
+    """The adapter in a run folder, or `path` itself if that is a bare adapter folder; a sealed run's are checked.
+
+    All that is read from it, that is: the model card (README.md) is for people, who may edit it.
 
     Raises UsageError if `path` is neither, DamagedError if a file isn't what the run's manifest says.
     """
     folder = Path(path)
     inner = folder / "adapter"
     if (inner / "adapter_config.json").is_file():
-        verify(folder, only="adapter/")
+        verify(folder, only="adapter/", but=(".md",))
         return inner
     if (folder / "adapter_config.json").is_file():
         return folder
@@ -185,10 +197,11 @@ def adapter_folder(path: str | Path) -> Path:
 # ---------------------------------------------------------------------------------------------------------- hashes
 
 
-def hashes(folder: Path) -> dict[str, str]:
-    """sha256 of every file under `folder` but its manifest, by its path from there."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256(path) for path in files if path != folder / MANIFEST}
+def hashes(folder: Path, only: str = "") -> dict[str, str]:
+    """sha256 of every file under `folder` but its manifest, by its path from there; those that start with `only`."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    names = {path.relative_to(folder).as_posix(): path for path in files}
+    return {name: sha256(path) for name, path in names.items() if name.startswith(only)}
 
 
 def sha256(path: Path) -> str:
@@ -197,19 +210,25 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def verify(folder: Path, only: str = "") -> None:
-    """Compare the files under `folder` (whose names start with `only`) with its manifest, if it has one.
-
-    Raises DamagedError naming the first file that is missing or differs.
-    """
+def listed(folder: Path) -> dict[str, str]:
+    """What the manifest of `folder` says: sha256 by name; {} if there is none. Raises DamagedError."""
     if not (folder / MANIFEST).is_file():
-        return
+        return {}
     manifest = read_json(folder / MANIFEST)
-    listed = manifest.get("sha256") if isinstance(manifest, dict) else None
-    if not isinstance(listed, dict):
+    named = manifest.get("sha256") if isinstance(manifest, dict) else None
+    if not isinstance(named, dict):
         raise DamagedError(f"{folder / MANIFEST} is damaged: it lists no files", "copy the run again, or train again")
-    for name, expected in listed.items():
-        if not name.startswith(only):
+    return named
+
+
+def verify(folder: Path, only: str = "", but: tuple[str, ...] = ()) -> None:
+    """Compare the files under `folder` with its manifest, if it has one.
+
+    Only those whose names start with `only` and don't end in one of `but`. Raises DamagedError naming the first that
+    is missing or differs.
+    """
+    for name, expected in listed(folder).items():
+        if not name.startswith(only) or name.endswith(but):
             continue
         path = folder / name
         if not path.is_file():
@@ -254,11 +273,19 @@ def replacing(path: Path, newline: str | None = None) -> Iterator[TextIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).chmod(0o644)  # mkstemp's 0600 would keep a shared folder's other readers out
+            Path(name).chmod(_usual_mode())  # mkstemp's 0600 would keep a shared folder's other readers out
             Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+@cache
+def _usual_mode() -> int:
+    """The mode that `open` gives a new file. A umask can only be read by setting it: once, and put back at once."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return 0o666 & ~umask
 
 
 def write_text(path: Path, text: str) -> None:
@@ -273,10 +300,22 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
-    """One JSON line more, on a line of its own even if a killed process left the last one half-written."""
-    line = json.dumps(record, ensure_ascii=False) + "\n"
+    """One JSON line more, on a line of its own even if a killed process left the last one half-written.
+
+    A value that is not finite (a loss that ran away) is written as null: JSON has no NaN.
+    """
+    line = _json_line(record)
     with storing(path), path.open("a+b") as file:
         file.write((line if _ends_with_newline(file) else f"\n{line}").encode())
+
+
+def _json_line(record: dict[str, Any]) -> str:
+    finite = {key: None if _is_not_finite(value) else value for key, value in record.items()}
+    return json.dumps(finite, ensure_ascii=False) + "\n"
+
+
+def _is_not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _ends_with_newline(file: BinaryIO) -> bool:

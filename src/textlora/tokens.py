@@ -77,13 +77,13 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_lengt
     for start in range(0, len(texts), CHUNK):
         rows = tokenizer(list(texts[start : start + CHUNK]), return_attention_mask=False, verbose=False)["input_ids"]
         lengths += [len(row) for row in rows]
-        parts += [_cut(tokenizer, row, max_length) for row in rows]
+        parts += [_cut(row, max_length) for row in rows]
     offsets = np.concatenate([[0], np.cumsum([len(p) for p in parts])]).astype(np.int64)
     ids = np.concatenate(parts) if parts else np.zeros(0, np.int32)
     return Tokens(ids, offsets, truncated=sum(length > max_length for length in lengths))
 
 
-def _cut(tokenizer: PreTrainedTokenizerBase, row: list[int], max_length: int) -> np.ndarray:
+def _cut(row: list[int], max_length: int) -> np.ndarray:
     """The first tokens of a text that is too long, and its closing special token."""
     if len(row) > max_length:
         row = [*row[: max_length - 1], row[-1]]

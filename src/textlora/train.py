@@ -169,10 +169,14 @@ def train(
     out = out or _default_folder(config)
     if not resume:
         runs.check_free(out, overwrite=overwrite)
+    elif (Path(out) / "summary.json").is_file():
+        raise UsageError(f"{out} has finished: there is nothing to resume", "start a new run")
     prepared = prepare(config.checked(), say)
     run = runs.open_run(out) if resume else runs.create(out, overwrite=overwrite)
     start = _resume_point(run, say) if resume else None
-    if not resume:
+    if resume:
+        _check_same(run, prepared)
+    else:
         _write_settings(run, prepared)
     beaten = _baselines(prepared, say)
     meter, trained = _fit(run, prepared, start, say)
@@ -213,6 +217,15 @@ def _environment(prepared: Prepared) -> dict[str, Any]:
     }
 
 
+def _check_same(run: Run, prepared: Prepared) -> None:
+    """Raises UsageError if what a resumed run would train on isn't what it began with."""
+    before, now = runs.read_json(run.folder / "environment.json"), _environment(prepared)
+    for what, key in (("data", "data"), ("base", "base_sha256"), ("precision", "precision")):
+        was, is_now = (e[key]["fingerprints"] if key == "data" else e[key] for e in (before, now))
+        if was != is_now:
+            raise UsageError(f"the {what} isn't what {run.folder} began with", "bring that back, or start a new run")
+
+
 def _resume_point(run: Run, say: Say) -> Path | None:
     """The newest good checkpoint; metrics.jsonl is taken back to its step."""
     start = checkpoint.newest_good(run.checkpoints)
@@ -223,10 +236,10 @@ def _resume_point(run: Run, say: Say) -> Path | None:
 
 
 def _baselines(prepared: Prepared, say: Say) -> list[Baseline]:
-    rows = prepared.data
-    fitted = baseline.fit_baselines(
-        rows.train.texts, rows.train.labels, rows.validation.texts, rows.validation.labels, len(prepared.labels)
-    )
+    """Fit what has to be beaten on the same rows, cleaned alike."""
+    steps, (train, validation) = prepared.config.cleaning, (prepared.data.train, prepared.data.validation)
+    texts, held = ([clean(text, steps) for text in split.texts] for split in (train, validation))
+    fitted = baseline.fit_baselines(texts, train.labels, held, validation.labels, len(prepared.labels))
     say("to beat: " + ", ".join(f"{b.name} {b.accuracy:.4f} ({b.seconds:.0f} s)" for b in fitted))
     return fitted
 
@@ -245,7 +258,7 @@ def _fit(run: Run, prepared: Prepared, start: Path | None, say: Say) -> tuple[Me
     dropout = DropoutScheduler(network, config.lora_dropout, config.lora_dropout_end, config.lora_dropout_curve)
     callbacks = [dropout, meter, MetricsTracker(run, meter, dropout), Progress(say), stopper]
     if config.early_stopping_patience:
-        callbacks.append(EarlyStoppingCallback(config.early_stopping_patience))
+        callbacks.append(_early_stopping(config.early_stopping_patience, start))
     trainer = TextTrainer(
         config=config,
         batches=batches,
@@ -261,13 +274,23 @@ def _fit(run: Run, prepared: Prepared, start: Path | None, say: Say) -> tuple[Me
     )
     trainer.remove_callback(PrinterCallback)
     # Under autocast PEFT would cast each adapter's input to fp32 and autocast cast it back: the same numbers, later.
-    with runs.storing(run.checkpoints), disable_input_dtype_casting(network):
+    with disable_input_dtype_casting(network):
         trainer.train(resume_from_checkpoint=str(start) if start else None)
+    trainer._load_best_model()  # once more: the Trainer leaves it out when a resumed run saved nothing new
     if stopper.interrupted:
         raise KeyboardInterrupt(
             f"stopped at step {trainer.state.global_step}; go on with: textlora train --resume --out {run.folder}"
         )
     return meter, trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # type: ignore[return-value]
+
+
+def _early_stopping(patience: int, start: Path | None) -> EarlyStoppingCallback:
+    """Patience counts evaluations; a resumed run goes on counting where its checkpoint was."""
+    callback = EarlyStoppingCallback(patience)
+    if start:
+        saved = runs.read_json(start / "trainer_state.json")["stateful_callbacks"]["EarlyStoppingCallback"]
+        callback.early_stopping_patience_counter = saved["attributes"]["early_stopping_patience_counter"]
+    return callback
 
 
 def _measure(prepared: Prepared) -> Callable[[], dict[str, float]]:

@@ -14,9 +14,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
-from textlora import checkpoint, device, model
+from textlora import checkpoint, device, model, runs
 from textlora.callbacks import Meter
 from textlora.config import Config
+from textlora.errors import UsageError
 from textlora.runs import Run
 from textlora.schedule import learning_rate_factor, warmup_steps
 from textlora.tokens import TokenBatches, Tokens
@@ -101,9 +102,10 @@ class TextTrainer(Trainer):
     # Checkpoints: what the Trainer would pickle goes through textlora.checkpoint, and a manifest is written last.
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            checkpoint.seal(Path(self.args.output_dir or "") / f"{checkpoint.PREFIX}{self.state.global_step}")
+        folder = Path(self.args.output_dir or "") / f"{checkpoint.PREFIX}{self.state.global_step}"
+        with runs.storing(folder):
+            super()._save_checkpoint(model, trial)
+            checkpoint.seal(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         model.save_weights(self._peft_model(), Path(output_dir or self.args.output_dir or ""))
@@ -138,7 +140,10 @@ class TextTrainer(Trainer):
         model.set_adapter_tensors(self._peft_model(), model.read_weights(Path(resume_from_checkpoint)))
 
     def _load_best_model(self) -> None:
-        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+        """By the step, not by the path that the state remembers: the run's folder may have been moved since."""
+        best = Path(self.args.output_dir or "") / f"{checkpoint.PREFIX}{self.state.best_global_step}"
+        if self.state.best_global_step and best.is_dir():
+            self._load_from_checkpoint(str(best))
 
     def _peft_model(self) -> PeftModel:
         return self.accelerator.unwrap_model(self.model)  # type: ignore[return-value]
@@ -148,7 +153,7 @@ class TextTrainer(Trainer):
 
 
 def arguments(config: Config, run: Run, dtype: torch.dtype) -> TrainingArguments:
-    """The run's settings in the Trainer's words."""
+    """The run's settings in the Trainer's words. Raises UsageError when launched as several processes."""
     every = {"eval_strategy": "epoch", "save_strategy": "epoch"}
     if config.eval_steps:
         every = {
@@ -157,7 +162,7 @@ def arguments(config: Config, run: Run, dtype: torch.dtype) -> TrainingArguments
             "eval_steps": config.eval_steps,
             "save_steps": config.eval_steps,
         }
-    return TrainingArguments(
+    args = TrainingArguments(
         output_dir=str(run.checkpoints),
         per_device_train_batch_size=config.per_device_train_batch_size or 1,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
@@ -184,6 +189,10 @@ def arguments(config: Config, run: Run, dtype: torch.dtype) -> TrainingArguments
         disable_tqdm=True,
         **every,  # type: ignore[arg-type]
     )
+    if args.world_size > 1:
+        raise UsageError(f"training takes one process, this is one of {args.world_size}", "start it without a launcher")
+    args._n_gpu = min(1, args.n_gpu)  # DataParallel over several GPUs would scale the loss by their number
+    return args
 
 
 def batches_of(config: Config, tokens: Tokens, world_size: int) -> tuple[TokenBatches | None, float]:

@@ -92,11 +92,14 @@ def load_split(
     """One split of `source`, its labels as ids in `label_names` (a trained run's, in its order).
 
     `usual` are the run's own text and label columns: taken where they exist and nothing is named.
-    A file needs no split name. `train`, and `validation` where there is no file of it, are as `load` gives them by the
-    same seed. Raises UsageError for a split that isn't there, DataError for a label that isn't in `label_names`.
+    A file needs no split name: its own may say one (Test.csv), else the split is called like the file. `train`, and
+    `validation` where there is no file of it, are as `load` gives them by the same seed. Raises UsageError for a split
+    that isn't there or, of a file, is none of the three; DataError for a label that isn't in `label_names`.
     """
     found = sources.find(source)
-    wanted = sources.SPLIT_OF_STEM.get(split.lower(), split)
+    wanted = sources.SPLIT_OF_STEM.get(split.casefold(), split)
+    if found.single:
+        _check_split_of_file(source, wanted)
     present = readers.columns(found.first())
     text_column = _usual(text_column, usual[0], present)
     label_column = label_column or next(iter(_usual((), (usual[1],), present)), "")
@@ -115,7 +118,7 @@ def load_split(
     raw = _Raw.read(files, plan)
     names = _label_names(label_names)
     code = labels.coding(raw.labels, names, plan.own_label_names(files[0]))
-    return raw.coded(wanted or found.name, names, code)
+    return raw.coded(wanted or sources.split_of(files[0]) or found.name, names, code)
 
 
 def read_texts(path: str | Path, *, text_column: Sequence[str] = (), usual: Sequence[str] = ()) -> Iterator[list[str]]:
@@ -230,8 +233,15 @@ def _text(parts: Sequence[Any], row_id: str) -> str:
 def _as_loaded(found: sources.Source, split: str) -> bool:
     """Whether `split` is what `load` makes rather than a file as it stands."""
     if found.single:
-        return split == TRAIN or (split == VALIDATION and sources.SPLIT_OF_STEM.get(found.name.lower()) != VALIDATION)
+        return split == TRAIN or (split == VALIDATION and sources.split_of(found.first()) != VALIDATION)
     return TRAIN in found.files and (split == TRAIN or (split == VALIDATION and VALIDATION not in found.files))
+
+
+def _check_split_of_file(source: str, split: str) -> None:
+    """A file can be any split, but no slip (`tset`) may make one whose scoring isn't counted as a test."""
+    known = (TRAIN, VALIDATION, TEST)
+    if split and split not in known:
+        raise UsageError(f"{source} has no split {split!r}, only {', '.join(known)}", closest(split, known))
 
 
 def _files_of(found: sources.Source, split: str, source: str) -> tuple[Path, ...]:

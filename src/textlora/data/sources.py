@@ -56,6 +56,11 @@ def find(source: str) -> Source:
     return Source(path.stem, {TRAIN: (path,)}, single=True)
 
 
+def split_of(path: Path) -> str:
+    """The split that a file's name says, whatever its case and shard number; "" if it says none."""
+    return SPLIT_OF_STEM.get(_stem(path), "")
+
+
 def label_names_beside(path: Path) -> tuple[str, ...]:
     """The names in `classes.txt` in the file's folder, in order; () where there is none."""
     names_file = path.parent / LABEL_NAMES_FILE
@@ -65,6 +70,12 @@ def label_names_beside(path: Path) -> tuple[str, ...]:
     if len(set(names)) != len(names):
         raise DataError(f"{names_file} names a label twice", "write each label once, in the order of their numbers")
     return names
+
+
+def _stem(path: Path) -> str:
+    """A file's name without ending and shard number, in small letters."""
+    shard = _SHARD.fullmatch(path.stem)
+    return (shard["stem"] if shard else path.stem).casefold()
 
 
 def _existing(source: str) -> Path | None:
@@ -90,8 +101,7 @@ def _folder_files(folder: Path) -> dict[str, tuple[Path, ...]]:
     """Split -> its file, or its shards in order; files of other names are left alone."""
     by_stem: dict[tuple[str, str], list[Path]] = {}
     for path in _data_files(folder):
-        shard = _SHARD.fullmatch(path.stem)
-        by_stem.setdefault(((shard["stem"] if shard else path.stem).lower(), path.suffix.lower()), []).append(path)
+        by_stem.setdefault((_stem(path), path.suffix.lower()), []).append(path)
     files: dict[str, tuple[Path, ...]] = {}
     for (stem, _), paths in by_stem.items():
         split = SPLIT_OF_STEM.get(stem)
