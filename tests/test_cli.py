@@ -420,6 +420,7 @@ def test_random_weights_are_warned_about(ask):
 def test_resume_goes_on_with_the_runs_own_settings(ask, train_words, tmp_path):
     assert ask(*train_words, "--data", "mini-news").code == 0
     before = (tmp_path / "out" / "adapter" / "adapter_model.safetensors").read_bytes()
+    (tmp_path / "out" / "summary.json").unlink()  # as if it had been stopped after its last checkpoint
     again = ask("train", "--resume", "--out", tmp_path / "out")
     assert again.code == 0, again.err
     assert "resuming at step 2" in again.err
