@@ -177,8 +177,10 @@ def test_a_run_is_not_resumed_on_other_data(trained, tiny_config, tmp_path):
 
     shutil.copytree(trained("bert"), tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")  # a resume from here would begin again, at no line of metrics
     with pytest.raises(UsageError, match="the data isn't what"):
         train(tiny_config("bert", data=str(CORPUS / "test.csv")), out=tmp_path / "run", resume=True, say=quiet)
+    assert Run(tmp_path / "run").metrics() == Run(trained("bert")).metrics()  # refused, and nothing lost
 
 
 def test_over_budget_stops_before_anything_is_written(tiny_config, tmp_path):
