@@ -23,12 +23,30 @@ if TYPE_CHECKING:
     from textlora.predict import Predictor as Predictor
     from textlora.predict import classify as classify
     from textlora.predict import load as load
+    from textlora.sklearn import TextLoraClassifier as TextLoraClassifier
     from textlora.train import train as train
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Predictor", "TextLoraError", "classify", "evaluate", "load", "load_config", "train"]
+__all__ = [
+    "Config",
+    "Predictor",
+    "TextLoraClassifier",
+    "TextLoraError",
+    "classify",
+    "evaluate",
+    "load",
+    "load_config",
+    "train",
+]
 
-_LAZY = {"Predictor": "predict", "classify": "predict", "evaluate": "evaluate", "load": "predict", "train": "train"}
+_LAZY = {
+    "Predictor": "predict",
+    "TextLoraClassifier": "sklearn",
+    "classify": "predict",
+    "evaluate": "evaluate",
+    "load": "predict",
+    "train": "train",
+}
 
 
 class _Package(ModuleType):

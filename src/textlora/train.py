@@ -83,14 +83,17 @@ def plan_for(config: Config, num_labels: int) -> Plan:
     return budget.plan(config, bases.shapes(base, config.base_weights), num_labels, base.hub_id)
 
 
-def prepare(config: Config, say: Say) -> Prepared:
-    """Data, plan, tokens and model: all that can be wrong with the input is found here, before the run starts."""
+def prepare(config: Config, say: Say, rows: Data | None = None) -> Prepared:
+    """Data, plan, tokens and model: all that can be wrong with the input is found here, before the run starts.
+
+    `rows`, if given, are taken in place of what the setting `data` names.
+    """
     check_steps(config.cleaning)
     _check_trackers(config.report_to)
     dtype = device.compute_dtype(config.precision)
     base = bases.find(config.base)
     tokenizer = load_tokenizer(model.find_tokenizer(base, config.base_weights, config.tokenizer))
-    rows = _load_data(config)
+    rows = rows or _load_data(config)
     plan = plan_for(config, len(rows.label_names))
     _say_data(rows, say)
     say(_plan_line(plan))
@@ -157,21 +160,28 @@ def _plan_line(plan: Plan) -> str:
 
 
 def train(
-    config: Config, *, out: str | Path = "", overwrite: bool = False, resume: bool = False, say: Say = log.info
+    config: Config,
+    *,
+    rows: Data | None = None,
+    out: str | Path = "",
+    overwrite: bool = False,
+    resume: bool = False,
+    say: Say = log.info,
 ) -> Run:
     """Train, save, check and judge one adapter; returns its run folder.
 
+    `rows` (of `data.from_texts`) stand in for the setting `data`, for texts that are in no file.
     `out` is the run folder (default runs/<date>-<base>-<data>); `resume` goes on from its newest good checkpoint with
     its own settings. `say` receives the lines a person reads. Raises the errors of textlora.errors for what the user
     can fix, KeyboardInterrupt (a checkpoint saved) on Ctrl-C.
     """
     began = time.monotonic()
-    out = out or _default_folder(config)
+    out = out or _default_folder(config, rows)
     if not resume:
         runs.check_free(out, overwrite=overwrite)
     elif (Path(out) / "summary.json").is_file():
         raise UsageError(f"{out} has finished: there is nothing to resume", "start a new run")
-    prepared = prepare(config.checked(), say)
+    prepared = prepare(config.checked(), say, rows)
     run = runs.open_run(out) if resume else runs.create(out, overwrite=overwrite)
     if resume:
         _check_same(run, prepared)
@@ -186,8 +196,9 @@ def train(
     return run
 
 
-def _default_folder(config: Config) -> Path:
-    return runs.default_folder(f"{config.base.split('/')[-1]}-{Path(config.data).stem}")
+def _default_folder(config: Config, rows: Data | None) -> Path:
+    source = rows.name if rows else Path(config.data).stem
+    return runs.default_folder(f"{config.base.split('/')[-1]}-{source}")
 
 
 def _write_settings(run: Run, prepared: Prepared) -> None:
@@ -365,7 +376,12 @@ def _finish(
     logits = predict.logits(trained, prepared.validation, prepared.pad_id)
     probabilities = softmax(logits.astype(np.float64), axis=1)
     report = judge(
-        rows, prepared.config.data, probabilities, prepared.labels, run, trainable_parameters=prepared.plan.trainable
+        rows,
+        prepared.config.data or prepared.data.name,
+        probabilities,
+        prepared.labels,
+        run,
+        trainable_parameters=prepared.plan.trainable,
     )
     strongest = max(beaten, key=lambda b: b.accuracy)
     lines = verdict(report, rows.labels, probabilities, strongest, _next_command(run, prepared))

@@ -11,12 +11,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from textlora.data import columns, labels, readers, sources, splits
 from textlora.data.sources import TEST, TRAIN, VALIDATION
 from textlora.data.splits import Split
 from textlora.errors import DataError, UsageError, closest
 
-__all__ = ["Data", "Split", "load", "load_split", "read_texts"]
+__all__ = ["Data", "Split", "from_texts", "load", "load_split", "read_texts"]
 
 CHUNK_ROWS = 8192  # texts that `read_texts` holds at a time
 
@@ -76,6 +78,28 @@ def load(
         notes=judged.notes(),
         counts=judged.counts,
     )
+
+
+def from_texts(
+    texts: Sequence[str],
+    label_ids: np.ndarray,
+    label_names: Sequence[str],
+    *,
+    name: str = "memory",
+    split_seed: int = 0,
+    validation_fraction: float = 0.1,
+) -> Data:
+    """Train and validation of texts in memory (N); `label_ids` (N,) count from 0 in `label_names`.
+
+    Checked, freed of repeats and carved as `load` does with a file. Raises DataError, the row (from 1) named.
+    """
+    if not len(texts):
+        raise DataError("there are no texts", "give some of each label")
+    names, row_ids = _label_names(label_names), [f"{name}:{row}" for row in range(1, len(texts) + 1)]
+    checked = [_text((text,), row_id) for text, row_id in zip(texts, row_ids, strict=True)]
+    given = Split(TRAIN, checked, np.asarray(label_ids, dtype=np.int64), row_ids, names)
+    judged = splits.judge(given, None, None, validation_fraction, split_seed)
+    return Data(name, names, (), "", judged.train, judged.validation, None, judged.notes(), judged.counts)
 
 
 def load_split(
