@@ -206,6 +206,8 @@ def _encode(texts: list[str], y: Any) -> tuple[np.ndarray, np.ndarray]:
         classes, ids = np.unique(labels, return_inverse=True)
     except (ValueError, TypeError) as error:  # TypeError: kinds that have no order, None among them
         raise DataError(f"y can't be used as labels: {error}", "give one label a text, all of one kind") from None
+    if len(classes) == 1:
+        raise DataError(f"y has one class only, {classes[0]!r}, expected two or more", "add texts of another label")
     return classes, ids
 
 
