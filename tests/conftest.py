@@ -123,6 +123,7 @@ def tiny_config(tiny_base: Callable[[str], Path]) -> Callable[..., Config]:
 
     def config(family: str = "bert", **changes: Any) -> Config:
         given: dict[str, Any] = {
+            "auto": [],
             "base": family,
             "base_weights": str(tiny_base(family)),
             "data": "mini-news",

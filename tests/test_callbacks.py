@@ -19,7 +19,7 @@ from textlora.schedule import dropout
 
 WHERE = {"step", "epoch", "split"}
 TRAIN_LINE = WHERE | {"loss", "learning_rate", "grad_norm", "dropout", "samples_per_second", "tokens_per_second"}
-SCORE_LINE = WHERE | {"n", "loss", "accuracy", "precision", "recall", "f1"}
+SCORE_LINE = WHERE | {"n", "loss", "accuracy", "precision", "recall", "f1", "f1_macro"}
 SCORES = {f"{prefix}_{key}": 0.5 for prefix in ("eval", "eval_train_sample") for key in callbacks.SCORE_KEYS}
 
 
@@ -189,9 +189,11 @@ def test_without_a_terminal_progress_is_a_line_an_evaluation_with_the_time_left(
         clock.now += 2
         progress.on_step_end(None, at(1), TrainerControl())
     assert said == []
-    progress.on_evaluate(None, at(5), TrainerControl(), metrics={"eval_loss": 1.25, "eval_accuracy": 0.5})
+    progress.on_evaluate(
+        None, at(5), TrainerControl(), metrics={"eval_loss": 1.25, "eval_accuracy": 0.5, "eval_f1_macro": 0.4}
+    )
     progress.on_train_end()
-    assert said == ["  step 5/10  validation loss 1.250  accuracy 0.5000  10 s left"]
+    assert said == ["  step 5/10  validation loss 1.250  accuracy 0.5000  macro-F1 0.4000  10 s left"]
 
 
 def test_a_resumed_runs_time_left_counts_its_own_steps_only(clock, monkeypatch):
@@ -200,7 +202,9 @@ def test_a_resumed_runs_time_left_counts_its_own_steps_only(clock, monkeypatch):
     progress = Progress(said.append)
     progress.on_train_begin(None, at(8), TrainerControl())
     clock.now += 3
-    progress.on_evaluate(None, at(9), TrainerControl(), metrics={"eval_loss": 1.0, "eval_accuracy": 0.5})
+    progress.on_evaluate(
+        None, at(9), TrainerControl(), metrics={"eval_loss": 1.0, "eval_accuracy": 0.5, "eval_f1_macro": 0.4}
+    )
     assert said[0].endswith("3 s left")
 
 

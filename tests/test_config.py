@@ -25,6 +25,7 @@ shares = st.floats(0, 1, exclude_max=True)
 positive = st.floats(0, 1e6, exclude_min=True)
 
 BY_SETTING = {
+    "auto": st.lists(st.sampled_from(configs.FITTABLE)).map(tuple),
     "validation_fraction": st.floats(0, 1, exclude_min=True, exclude_max=True),
     "split_seed": st.integers(0, 2**32 - 1),
     "seed": st.integers(0, 2**32 - 1),
@@ -175,7 +176,7 @@ def test_the_default_recipe_stays_within_three_epochs():
 
 def test_quickstart_is_the_default_recipe_on_the_embedded_corpus():
     quick, default = configs.load("quickstart"), configs.load()
-    changed = {"data", "batch_tokens", "num_train_epochs"}  # a small corpus wants smaller batches and more passes
+    changed = {"data", "batch_tokens", "num_train_epochs", "auto"}  # a small corpus wants smaller batches, more passes
     assert quick.data == "mini-news"
     assert {key for key in quick.to_dict() if getattr(quick, key) != getattr(default, key)} <= changed
 

@@ -16,7 +16,7 @@ from textlora.runs import Run
 from textlora.schedule import dropout
 
 TRAINING_KEYS = ("loss", "learning_rate", "grad_norm")
-SCORE_KEYS = ("n", "loss", "accuracy", "precision", "recall", "f1")
+SCORE_KEYS = ("n", "loss", "accuracy", "precision", "recall", "f1", "f1_macro")
 
 
 class DropoutScheduler(TrainerCallback):
@@ -117,7 +117,7 @@ class Progress(TrainerCallback):
         left = (time.monotonic() - began) / max(1, state.global_step - first) * (state.max_steps - state.global_step)
         line = (
             f"  step {state.global_step}/{state.max_steps}  validation loss {metrics['eval_loss']:.3f}  "
-            f"accuracy {metrics['eval_accuracy']:.4f}  {left:.0f} s left"
+            f"accuracy {metrics['eval_accuracy']:.4f}  macro-F1 {metrics['eval_f1_macro']:.4f}  {left:.0f} s left"
         )
         self.bar.write(line, file=sys.stderr) if self.bar else self.say(line)
 

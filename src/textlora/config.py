@@ -27,6 +27,16 @@ CHOICES = {
     "lora_dropout_curve": ("constant", "linear", "cosine"),
     "class_weights": ("none", "balanced"),
     "precision": ("auto", "bf16", "fp16", "fp32"),
+    "metric_for_best_model": ("accuracy", "f1_macro"),
+}
+# What `auto` may list: textlora.fitting has a rule for each.
+FITTABLE = ("batch_tokens", "num_train_epochs", "warmup_ratio", "eval_steps", "max_eval_samples", "class_weights")
+FITTABLE += ("metric_for_best_model",)
+# Naming one of these decides another as well, so that isn't fitted any more.
+DECIDES = {
+    "per_device_train_batch_size": "batch_tokens",
+    "max_steps": "num_train_epochs",
+    "warmup_steps": "warmup_ratio",
 }
 
 
@@ -40,6 +50,8 @@ def setting(default: Any, help: str) -> Any:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """All settings of one training run; frozen, so a run is replayable from its config.toml."""
+
+    auto: tuple[str, ...] = setting((), "settings chosen from the data; naming one in a flag or recipe takes it off")
 
     # data
     data: str = setting("", "a name (mini-news), a folder with train/validation/test files, or one file")
@@ -87,8 +99,10 @@ class Config:
     max_grad_norm: float = setting(1.0, "gradient clipping; 0 = off")
     label_smoothing_factor: float = setting(0.0, "share of the target spread evenly over the labels")
     class_weights: str = setting("none", "none, or balanced: n / (C * n_c)")
-    early_stopping_patience: int = setting(0, "evaluations without a better accuracy before stopping; 0 = off")
+    early_stopping_patience: int = setting(0, "evaluations without a better one before stopping; 0 = off")
     eval_steps: int = setting(0, "optimizer steps between evaluations; 0 = once an epoch")
+    max_eval_samples: int = setting(0, "validation rows scored during training; 0 = all. The end always scores all")
+    metric_for_best_model: str = setting("accuracy", "which evaluation is best: accuracy or f1_macro")
     logging_steps: int = setting(20, "optimizer steps between lines of metrics.jsonl")
     train_sample_size: int = setting(500, "training rows on which accuracy, precision, recall and F1 are followed")
     precision: str = setting("auto", "auto, bf16, fp16 (GPU only) or fp32")
@@ -116,13 +130,14 @@ def _choices(config: Config) -> list[str]:
         f"{key} is {getattr(config, key)!r}: {closest(str(getattr(config, key)), allowed)}"
         for key, allowed in CHOICES.items()
         if getattr(config, key) not in allowed
-    ]
+    ] + [f"auto lists {name!r}: {closest(name, FITTABLE)}" for name in config.auto if name not in FITTABLE]
 
 
 POSITIVE = ("budget", "max_length", "lora_alpha", "gradient_accumulation_steps", "learning_rate", "logging_steps")
 POSITIVE += ("num_train_epochs", "num_cycles")
 NOT_NEGATIVE = ("batch_tokens", "per_device_train_batch_size", "warmup_steps", "weight_decay", "max_grad_norm")
-NOT_NEGATIVE += ("early_stopping_patience", "eval_steps", "seed", "split_seed", "train_sample_size")
+NOT_NEGATIVE += ("early_stopping_patience", "eval_steps", "max_eval_samples")
+NOT_NEGATIVE += ("seed", "split_seed", "train_sample_size")
 SHARES = ("base_dropout", "lora_dropout", "lora_dropout_end", "label_smoothing_factor", "warmup_ratio")
 SHARES += ("validation_fraction",)
 FINITE = ("num_train_epochs", "learning_rate", "weight_decay", "max_grad_norm")
@@ -229,11 +244,15 @@ def setting_type(name: str) -> Any:
 
 
 def _over(config: Config, values: dict[str, Any]) -> Config:
-    """`config` with `values`; naming one batching mode switches the other off, so that a flag can override a recipe."""
+    """`config` with `values`, so that a flag can override a recipe: naming one batching mode switches the other off,
+    naming a setting takes it off the list of those that are fitted to the data."""
     if values.get("batch_tokens") and "per_device_train_batch_size" not in values:
         values["per_device_train_batch_size"] = 0
     if values.get("per_device_train_batch_size") and "batch_tokens" not in values:
         values["batch_tokens"] = 0
+    if "auto" not in values:
+        named = {*values, *(DECIDES[key] for key in values if key in DECIDES)}
+        values["auto"] = tuple(name for name in config.auto if name not in named)
     return replace(config, **values)
 
 

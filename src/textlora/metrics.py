@@ -103,7 +103,8 @@ def score(labels: ArrayLike, probabilities: ArrayLike, label_names: Sequence[str
 
 
 def summary_scores(labels: ArrayLike, logits: ArrayLike) -> dict[str, float]:
-    """Loss, accuracy and weighted precision, recall and F1 from labels (N,) and logits (N, C): what training follows.
+    """Loss, accuracy, weighted precision, recall and F1, and macro-F1 from labels (N,) and logits (N, C): what
+    training follows.
 
     Raises ProbabilityError when a logit isn't finite, DataError for labels or shapes that don't fit.
     """
@@ -111,7 +112,9 @@ def summary_scores(labels: ArrayLike, logits: ArrayLike) -> dict[str, float]:
     _require_finite(z, "logits")
     matrix = _confusion(y, z.argmax(1), z.shape[1])
     loss, accuracy = _cross_entropy(y, log_softmax(z, axis=1)), float(matrix.trace() / len(y))
-    return {"loss": loss, "accuracy": accuracy, **_weighted(matrix, _by_class(matrix))}
+    by_class = _by_class(matrix)
+    macro = _macro(matrix, by_class)["f1_macro"]
+    return {"loss": loss, "accuracy": accuracy, **_weighted(matrix, by_class), "f1_macro": macro}
 
 
 def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, bins: int = 15) -> float:

@@ -43,6 +43,7 @@ from textlora.config import Config
 from textlora.data import Data, Split
 from textlora.errors import GateError, ResourceError, UsageError, closest
 from textlora.evaluate import Report, judge, verdict
+from textlora.fitting import Facts, fitted
 from textlora.model import AdapterSettings
 from textlora.runs import Run
 from textlora.tokens import Collator, Rows, Tokens, load_tokenizer, tokenize
@@ -99,6 +100,9 @@ def prepare(config: Config, say: Say, rows: Data | None = None) -> Prepared:
     say(_plan_line(plan))
     config = _fitting_length(config, bases.shapes(base, config.base_weights).longest_text, say)
     train, validation = (_tokens(config, tokenizer, split, say) for split in (rows.train, rows.validation))
+    config, lines = fitted(config, _facts(rows, train))
+    for line in lines:
+        say(line)
     network, base_sha256 = model.build(config, plan, rows.label_names, dtype)
     return Prepared(config, rows, plan, rows.label_names, network, base_sha256, tokenizer, train, validation, dtype)
 
@@ -138,6 +142,11 @@ def _tokens(config: Config, tokenizer: Any, split: Split, say: Say) -> Tokens:
         share = 100 * tokens.truncated / len(tokens)
         say(f"  {tokens.truncated} {split.name} texts ({share:.1f} %) are cut at {config.max_length} tokens")
     return tokens
+
+
+def _facts(rows: Data, train: Tokens) -> Facts:
+    counts = np.bincount(rows.train.labels, minlength=len(rows.label_names))
+    return Facts(tuple(counts.tolist()), train.lengths, len(rows.validation))
 
 
 def _say_data(rows: Data, say: Say) -> None:
@@ -309,8 +318,10 @@ def _measure(prepared: Prepared) -> Callable[[], dict[str, float]]:
     labels = prepared.data.train.labels
     rng = np.random.default_rng(prepared.config.split_seed)
     rows = np.sort(rng.permutation(len(labels))[: max(1, prepared.config.train_sample_size)])
+    held = prepared.data.validation.labels
+    judged = np.sort(rng.permutation(len(held))[: prepared.config.max_eval_samples or len(held)])
     sets = {
-        "eval": (prepared.validation, prepared.data.validation.labels),
+        "eval": (prepared.validation.take(judged), held[judged]),
         "eval_train_sample": (prepared.train.take(rows), labels[rows]),
     }
 

@@ -179,7 +179,7 @@ def arguments(config: Config, run: Run, dtype: torch.dtype) -> TrainingArguments
         logging_first_step=True,
         logging_nan_inf_filter=False,  # a loss that isn't a number must be seen, not averaged away
         load_best_model_at_end=True,
-        metric_for_best_model="accuracy",
+        metric_for_best_model=config.metric_for_best_model,
         greater_is_better=True,
         save_total_limit=KEPT_CHECKPOINTS,
         seed=config.seed,

@@ -1,0 +1,136 @@
+"""The default recipe fitted to the data: how long, in what batches, judged how often, weighted or not. No torch.
+
+A recipe lists in `auto` which of its settings are chosen here. Each rule sees the settings as the rules before it (or
+the user) left them. The numbers were found by measuring: docs/log.md, benchmarks/small_data.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any
+
+import numpy as np
+
+from textlora.config import Config
+
+BATCHES = (256, 512, 1024, 2048)  # tokens in a batch
+UPDATES_PER_EPOCH = 40  # fewer than this, and the batch is halved
+UPDATES = 250  # optimizer steps that a run should have, however few its rows
+MANY_EPOCHS = 30  # the cap on the way there
+USUAL_EPOCHS, USUAL_WARMUP = 3, 0.06
+LONG_WARMUP = 0.1  # for runs of few steps: Mosbach et al. 2021 (arXiv 2006.04884) on small sets
+LARGE, HUGE = 50_000, 250_000  # rows from which two passes, and one, are enough
+EVALUATIONS = 10  # of a run at most, where epochs are short
+ROWS_BETWEEN_EVALUATIONS = 50_000  # at most, where epochs are long
+JUDGED_ROWS = 4_000  # validation rows scored during training: a standard error of 0.4 points at 0.93
+SKEWED = 3.0  # the most frequent label to the rarest: from here on labels are weighted
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What the rules know of the data."""
+
+    counts: tuple[int, ...]  # training rows by label
+    lengths: np.ndarray  # tokens of each training text: (N,)
+    validation: int  # its rows
+
+    @property
+    def rows(self) -> int:
+        return sum(self.counts)
+
+    @property
+    def skew(self) -> float:
+        """How often the most frequent label for one row of the rarest that occurs."""
+        present = [count for count in self.counts if count]
+        return max(present) / min(present)
+
+    def updates_per_epoch(self, config: Config) -> float:
+        """Optimizer steps of one pass, a little fewer than there will be: batches of one width aren't always full."""
+        batches = self.rows / max(1, config.per_device_train_batch_size)
+        if config.batch_tokens:
+            batches = float(self.lengths.sum()) / config.batch_tokens
+        return max(1.0, batches / config.gradient_accumulation_steps)
+
+
+def fitted(config: Config, facts: Facts) -> tuple[Config, tuple[str, ...]]:
+    """`config` with every setting in its `auto` chosen, `auto` empty, and a line for people that says what was.
+
+    What comes out replays: fitting it again changes nothing.
+    """
+    names = [name for name in RULES if name in config.auto]
+    for name in names:
+        config = replace(config, **{name: RULES[name](config, facts)})
+    words = [WORDS[name](getattr(config, name)) for name in names]
+    line = f"fitted to {facts.rows:,} rows (labels {facts.skew:.3g}:1): {', '.join(filter(None, words))}"
+    return replace(config, auto=()), (line,) if names else ()
+
+
+# ------------------------------------------------------------------------------------------------------------ the rules
+
+
+def _batch_tokens(config: Config, facts: Facts) -> int:
+    """The largest batch that still gives enough updates in an epoch; never smaller than one text may be."""
+    fitting = [size for size in BATCHES if size >= config.max_length] or [config.max_length]
+    enough = [
+        size for size in fitting if facts.updates_per_epoch(replace(config, batch_tokens=size)) >= UPDATES_PER_EPOCH
+    ]
+    return max(enough, default=fitting[0])
+
+
+def _num_train_epochs(config: Config, facts: Facts) -> float:
+    if facts.rows >= LARGE:
+        return 1.0 if facts.rows >= HUGE else 2.0
+    wanted = ceil(UPDATES / facts.updates_per_epoch(config))
+    return float(min(max(wanted, USUAL_EPOCHS), MANY_EPOCHS))
+
+
+def _updates(config: Config, facts: Facts) -> float:
+    return config.max_steps if config.max_steps > 0 else config.num_train_epochs * facts.updates_per_epoch(config)
+
+
+def _warmup_ratio(config: Config, facts: Facts) -> float:
+    return LONG_WARMUP if _updates(config, facts) < 2 * UPDATES else USUAL_WARMUP
+
+
+def _eval_steps(config: Config, facts: Facts) -> int:
+    """0, each epoch, unless epochs are many or long."""
+    per_epoch, updates = facts.updates_per_epoch(config), _updates(config, facts)
+    if updates > EVALUATIONS * per_epoch:
+        return ceil(updates / EVALUATIONS)
+    parts = ceil(facts.rows / ROWS_BETWEEN_EVALUATIONS)
+    return 0 if parts == 1 else ceil(per_epoch / parts)
+
+
+def _max_eval_samples(config: Config, facts: Facts) -> int:
+    return JUDGED_ROWS if facts.validation > JUDGED_ROWS else 0
+
+
+def _class_weights(config: Config, facts: Facts) -> str:
+    return "balanced" if facts.skew >= SKEWED else "none"
+
+
+def _metric(config: Config, facts: Facts) -> str:
+    return "f1_macro" if facts.skew >= SKEWED else "accuracy"
+
+
+RULES: dict[str, Callable[[Config, Facts], Any]] = {
+    "batch_tokens": _batch_tokens,
+    "num_train_epochs": _num_train_epochs,
+    "warmup_ratio": _warmup_ratio,
+    "eval_steps": _eval_steps,
+    "max_eval_samples": _max_eval_samples,
+    "class_weights": _class_weights,
+    "metric_for_best_model": _metric,
+}
+
+WORDS: dict[str, Callable[[Any], str]] = {
+    "batch_tokens": lambda value: f"{value} tokens a batch",
+    "num_train_epochs": lambda value: f"{value:g} epochs",
+    "warmup_ratio": lambda value: f"warm-up {100 * value:g} %",
+    "eval_steps": lambda value: f"judged every {value} steps" if value else "judged each epoch",
+    "max_eval_samples": lambda value: f"on {value:,} validation rows" if value else "",
+    "class_weights": lambda value: f"class weights {value}",
+    "metric_for_best_model": lambda value: f"best by {value}",
+}

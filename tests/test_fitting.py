@@ -1,0 +1,136 @@
+"""The fitted recipe: today's for 20,000 rows, more passes over fewer rows, and a user's word above any rule."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from textlora import config as configs
+from textlora import fitting
+from textlora.errors import UsageError
+from textlora.fitting import Facts, fitted
+from textlora.train import train
+
+DEFAULT = configs.load()
+
+
+def facts(counts=(4578, 4578, 4578, 4578), length=50, validation=None):
+    rows = sum(counts)
+    return Facts(tuple(counts), np.full(rows, length), rows // 9 if validation is None else validation)
+
+
+MANY = st.lists(st.integers(1, 30_000), min_size=2, max_size=30)
+
+
+def test_every_fittable_setting_has_a_rule_and_words():
+    assert set(fitting.RULES) == set(fitting.WORDS) == set(configs.FITTABLE) == set(DEFAULT.auto)
+
+
+def test_for_20_000_rows_the_recipe_stays_as_it_was_measured():
+    config, lines = fitted(DEFAULT, facts())
+    assert config == replace(DEFAULT, auto=())
+    assert lines[0].startswith("fitted to 18,312 rows (labels 1:1): 2048 tokens a batch, 3 epochs, warm-up 6 %")
+
+
+@given(MANY, st.integers(3, 128), st.integers(1, 20_000))
+def test_what_is_fitted_is_valid_and_replays(counts, length, validation):
+    known = facts(counts, length, validation)
+    config, lines = fitted(DEFAULT, known)
+    assert config.problems() == []
+    assert config.auto == ()
+    assert len(lines) == 1
+    assert fitted(config, known) == (config, ())
+
+
+@given(st.integers(2, 200_000), st.integers(2, 200_000), st.integers(5, 128))
+def test_more_rows_never_mean_more_passes(one, other, length):
+    few, many = (fitted(DEFAULT, facts((n // 2, n - n // 2), length))[0] for n in sorted((one, other)))
+    assert few.batch_tokens <= many.batch_tokens
+    assert (few.num_train_epochs >= many.num_train_epochs) or few.batch_tokens < many.batch_tokens
+
+
+@given(st.integers(40, 40_000), st.integers(5, 128))
+def test_a_run_has_enough_updates_unless_its_rows_are_very_few(rows, length):
+    known = facts((rows // 2, rows - rows // 2), length)
+    config, _ = fitted(DEFAULT, known)
+    updates = config.num_train_epochs * known.updates_per_epoch(config)
+    assert updates >= fitting.UPDATES - 1e-9 or config.num_train_epochs == fitting.MANY_EPOCHS
+
+
+@pytest.mark.parametrize(("rows", "epochs"), [(20_000, 3), (49_999, 3), (108_000, 2), (1_000_000, 1)])
+def test_large_data_takes_fewer_passes(rows, epochs):
+    config, _ = fitted(DEFAULT, facts((rows,) * 2 if rows < 2 else (rows // 2, rows - rows // 2)))
+    assert config.num_train_epochs == epochs
+
+
+def test_large_data_is_judged_within_an_epoch_and_on_a_sample():
+    known = facts((54_000, 54_000), validation=12_000)
+    config, lines = fitted(DEFAULT, known)
+    per_epoch = known.updates_per_epoch(config)
+    assert config.eval_steps == math.ceil(per_epoch / 3)
+    assert config.max_eval_samples == fitting.JUDGED_ROWS
+    assert "on 4,000 validation rows" in lines[0]
+
+
+def test_labels_are_weighted_when_they_are_skewed_and_only_then():
+    even, skewed = (fitted(DEFAULT, facts(counts))[0] for counts in ((100, 120), (500, 10)))
+    assert (even.class_weights, even.metric_for_best_model) == ("none", "accuracy")
+    assert skewed.class_weights != "none"
+    assert skewed.metric_for_best_model == "f1_macro"
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "name"),
+    [
+        ("num_train_epochs", 3.0, "num_train_epochs"),
+        ("max_steps", 10, "num_train_epochs"),
+        ("warmup_steps", 5, "warmup_ratio"),
+        ("batch_tokens", 2048, "batch_tokens"),
+        ("per_device_train_batch_size", 8, "batch_tokens"),
+        ("class_weights", "none", "class_weights"),
+    ],
+)
+def test_a_flag_takes_its_setting_off_the_list(flag, value, name):
+    config = configs.load(overrides={flag: value})
+    assert set(DEFAULT.auto) - set(config.auto) == {name}
+    chosen, _ = fitted(config, facts((300, 6)))
+    assert getattr(chosen, flag) == value
+
+
+def test_a_layer_may_set_the_list_itself_and_a_wrong_name_is_told():
+    assert configs.load(overrides={"auto": ["class_weights"], "num_train_epochs": 2}).auto == ("class_weights",)
+    with pytest.raises(UsageError, match="auto lists 'class_weight'"):
+        configs.load(overrides={"auto": ["class_weight"]})
+
+
+def test_a_run_says_what_was_chosen_and_keeps_it(tiny_config, tmp_path):
+    said: list[str] = []
+    config = replace(tiny_config("bert"), auto=("warmup_ratio", "class_weights", "eval_steps"))
+    run = train(config, out=tmp_path / "run", say=said.append)
+    kept = run.config()
+    assert kept.auto == ()
+    assert kept.warmup_ratio == fitting.LONG_WARMUP
+    assert any(line.startswith("fitted to ") and "class weights none" in line for line in said)
+
+
+def test_the_validation_sample_is_scored_while_training_and_all_of_it_at_the_end(tiny_config, tmp_path):
+    run = train(tiny_config("bert", max_eval_samples=20), out=tmp_path / "run", say=lambda line: None)
+    assert {r["n"] for r in run.metrics() if r["split"] == "validation"} == {20}
+    splits = json.loads((run.evaluation / "report.json").read_text())["splits"]
+    assert splits["validation"]["n"] > 20
+
+
+def test_the_best_evaluation_may_be_the_one_of_the_best_macro_f1(tiny_config, tmp_path):
+    config = tiny_config(
+        "bert", metric_for_best_model="f1_macro", max_steps=12, eval_steps=3, learning_rate=0.05, warmup_ratio=0.0
+    )
+    run = train(config, out=tmp_path / "run", say=lambda line: None)
+    best = max(r["f1_macro"] for r in run.metrics() if r["split"] == "validation")
+    report = json.loads((run.evaluation / "report.json").read_text())["splits"]["validation"]
+    assert report["f1_macro"] == pytest.approx(best)
