@@ -23,7 +23,7 @@ from textlora import runs
 from textlora.errors import BudgetError, GateError, UsageError
 from textlora.runs import Run
 from textlora.train import train
-from textlora.trainer import balanced_weights, step_loss
+from textlora.trainer import label_weights, step_loss
 
 needs_kill = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
 
@@ -232,11 +232,14 @@ def test_smoothing_and_class_weights_are_torchs_own():
     assert loss.item() == pytest.approx((w[labels] * each).mean().item(), abs=1e-6)
 
 
-def test_balanced_weights_have_mean_one_and_equal_mass():
+def test_label_weights_have_mean_one_and_balanced_ones_equal_mass():
     labels = np.array([0] * 90 + [1] * 9 + [2])
-    w = balanced_weights(labels, 3).double().numpy()
-    assert w[labels].mean() == pytest.approx(1)
-    np.testing.assert_allclose(np.bincount(labels) * w, 100 / 3, rtol=1e-6)
+    balanced, root = (label_weights(labels, 3, kind).double().numpy() for kind in ("balanced", "sqrt"))
+    for w in (balanced, root):
+        assert w[labels].mean() == pytest.approx(1)
+    np.testing.assert_allclose(np.bincount(labels) * balanced, 100 / 3, rtol=1e-6)
+    np.testing.assert_allclose(root[1:] / root[:-1], np.sqrt(balanced[1:] / balanced[:-1]), rtol=1e-6)
+    assert label_weights(labels, 3, "none") is None
 
 
 # ------------------------------------------------------------------------------------------------ the plain Trainer

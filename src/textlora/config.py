@@ -25,7 +25,7 @@ CHOICES = {
     "pooling": ("mean", "cls"),
     "lr_scheduler_type": ("linear", "cosine", "cosine_with_restarts"),
     "lora_dropout_curve": ("constant", "linear", "cosine"),
-    "class_weights": ("none", "balanced"),
+    "class_weights": ("none", "sqrt", "balanced"),
     "precision": ("auto", "bf16", "fp16", "fp32"),
     "metric_for_best_model": ("accuracy", "f1_macro"),
 }
@@ -98,7 +98,7 @@ class Config:
     weight_decay: float = setting(0.0, "AdamW's, on matrices; biases and norms are exempt")
     max_grad_norm: float = setting(1.0, "gradient clipping; 0 = off")
     label_smoothing_factor: float = setting(0.0, "share of the target spread evenly over the labels")
-    class_weights: str = setting("none", "none, or balanced: n / (C * n_c)")
+    class_weights: str = setting("none", "none, balanced: n / (C * n_c), or sqrt: its square root, scaled to mean 1")
     early_stopping_patience: int = setting(0, "evaluations without a better one before stopping; 0 = off")
     eval_steps: int = setting(0, "optimizer steps between evaluations; 0 = once an epoch")
     max_eval_samples: int = setting(0, "validation rows scored during training; 0 = all. The end always scores all")

@@ -47,7 +47,7 @@ from textlora.fitting import Facts, fitted
 from textlora.model import AdapterSettings
 from textlora.runs import Run
 from textlora.tokens import Collator, Rows, Tokens, load_tokenizer, tokenize
-from textlora.trainer import TextTrainer, arguments, balanced_weights, batches_of, step_loss
+from textlora.trainer import TextTrainer, arguments, batches_of, label_weights, step_loss
 
 log = logging.getLogger("textlora")
 CHECKED_TEXTS = 64  # on which a reloaded adapter must give the logits of the one in memory
@@ -270,11 +270,7 @@ def _fit(run: Run, prepared: Prepared, start: Path | None, say: Say) -> tuple[Me
     args = arguments(config, run, prepared.dtype)
     meter, stopper = Meter(), StopOnInterrupt()
     batches, texts_per_step = batches_of(config, prepared.train, args.world_size)
-    weights = (
-        balanced_weights(prepared.data.train.labels, len(prepared.labels))
-        if config.class_weights == "balanced"
-        else None
-    )
+    weights = label_weights(prepared.data.train.labels, len(prepared.labels), config.class_weights)
     dropout = DropoutScheduler(network, config.lora_dropout, config.lora_dropout_end, config.lora_dropout_curve)
     callbacks = [dropout, meter, MetricsTracker(run, meter, dropout), Progress(say), stopper]
     if config.early_stopping_patience:

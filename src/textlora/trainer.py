@@ -46,10 +46,18 @@ def step_loss(texts_per_step: float, smoothing: float = 0.0, weights_C: Tensor |
     return loss
 
 
-def balanced_weights(labels: np.ndarray, num_labels: int) -> Tensor:
-    """n / (C * n_c) for each label: their mean over the rows is 1. Scikit-learn's `balanced`."""
+def label_weights(labels: np.ndarray, num_labels: int, kind: str) -> Tensor | None:
+    """A weight for each label, their mean over the rows 1; None for kind `none`.
+
+    `balanced` is scikit-learn's, n / (C * n_c): every label pulls alike. `sqrt` is between that and none.
+    """
+    if kind == "none":
+        return None
     counts = np.bincount(labels, minlength=num_labels)
-    return torch.tensor(len(labels) / (num_labels * np.maximum(counts, 1)), dtype=torch.float32)
+    weights = len(labels) / (num_labels * np.maximum(counts, 1))
+    if kind == "sqrt":
+        weights = np.sqrt(weights) / np.sqrt(weights)[labels].mean()
+    return torch.tensor(weights, dtype=torch.float32)
 
 
 # --------------------------------------------------------------------------------------------------------- the Trainer
