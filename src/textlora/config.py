@@ -54,7 +54,12 @@ class Config:
     auto: tuple[str, ...] = setting((), "settings chosen from the data; naming one in a flag or recipe takes it off")
 
     # data
-    data: str = setting("", "a name (mini-news), a folder with train/validation/test files, or one file")
+    data: str = setting(
+        "", "mini-news, a folder of train/validation/test files, a file, or a hub name: ag_news, owner/name"
+    )
+    data_revision: str = setting(
+        "", "branch, tag or commit of the hub's data set [the newest; the run keeps its commit]"
+    )
     text_column: tuple[str, ...] = setting((), "text column; several are joined with a blank [found by name]")
     label_column: str = setting("", "label column [found by name]")
     label_names: tuple[str, ...] = setting((), "names of the labels in the order 0..C-1 [read from the data]")
@@ -64,6 +69,9 @@ class Config:
 
     # base
     base: str = setting("minilm", "minilm, roberta, bert, distilbert or xlm-roberta, or the hub id of one")
+    base_revision: str = setting(
+        "", "branch, tag or commit of the base on the hub [the newest; the run keeps its commit]"
+    )
     base_weights: str = setting("", "a folder with the base's files, or random:SEED for shape and speed tests")
     tokenizer: str = setting("", "a folder with tokenizer files [the base's]")
     base_dropout: float = setting(0.0, "dropout inside the frozen base; costs 15-30 % of speed (docs/log.md)")
@@ -184,6 +192,8 @@ def _together(config: Config) -> list[str]:
         seed.isascii() and seed.isdigit() and len(seed) <= 10 and int(seed) < SEEDS
     ):
         found.append(f"base_weights random:SEED needs a whole number below {SEEDS}, got {config.base_weights!r}")
+    if config.base_revision and config.base_weights:
+        found.append("base_revision is a commit on the hub, and base_weights a folder: give one of the two")
     if config.lora_dropout_curve == "constant" and config.lora_dropout_end not in (0.0, config.lora_dropout):
         found.append("lora_dropout_end needs --lora-dropout-curve linear or cosine")
     return found

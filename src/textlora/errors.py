@@ -15,7 +15,10 @@ what was expected and what came; `fix` says what to do. `cli` prints both withou
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # what an OSError says of a disk that takes no more
 
 
 class TextLoraError(Exception):

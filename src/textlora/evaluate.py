@@ -141,10 +141,12 @@ def _rows(
 ) -> Split:
     """The split's rows, read as the run read its own: same columns, labels and carving."""
     settings = predictor.settings
-    carving = {}
+    carving: dict[str, Any] = {}
     if (Path(run) / "config.toml").is_file():
         config = runs.open_run(run).config()
         carving = {"split_seed": config.split_seed, "validation_fraction": config.validation_fraction}
+        if source == config.data:
+            carving["revision"] = config.data_revision  # the very rows it was trained beside
     return data.load_split(
         source,
         split,

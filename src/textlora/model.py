@@ -50,6 +50,7 @@ class AdapterSettings:
     form: str  # stock | textlora
     base: str  # hub id
     base_sha256: str | None  # of the base's model.safetensors; None: unknown (a foreign adapter)
+    base_revision: str = ""  # the commit of its repository; "": the files were no repository's
     base_weights: str = ""  # random:SEED, if the base was never a real one
     labels: tuple[str, ...]
     head: str
@@ -180,7 +181,7 @@ def build(config: Config, plan: Plan, labels: tuple[str, ...], dtype: torch.dtyp
 
     Raises GateError if the built model trains another number of parameters than planned.
     """
-    base = bases.find(config.base)
+    base = bases.find(config.base, config.base_revision)
     form = "stock" if config.head == "full" else "textlora"
     settings = hf_config(base, config.base_weights, labels, config.base_dropout)
     network, base_sha256 = _network(settings, base, config.base_weights, form, dtype)
@@ -202,6 +203,7 @@ def _lora_config(config: Config, plan: Plan, base: Base, form: str, modules: tup
     return LoraConfig(
         task_type=TaskType.SEQ_CLS if form == "stock" else TaskType.FEATURE_EXTRACTION,
         base_model_name_or_path=base.hub_id,
+        revision=base.revision or None,
         r=plan.r,
         lora_alpha=plan.lora_alpha,
         # PEFT builds no Dropout module at 0, and a scheduler needs one to set
@@ -312,7 +314,7 @@ def load(
     tensors = read_weights(folder)
     lora = _read_lora_config(folder)
     settings = _settings(folder, lora, tensors, base_weights)
-    base = bases.find(settings.base)
+    base = bases.recorded(settings.base, settings.base_revision, settings.base_sha256)
     weights = base_weights or settings.base_weights
     config = hf_config(base, weights, settings.labels)
     network, base_sha256 = _network(config, base, weights, settings.form, dtype)

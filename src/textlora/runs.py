@@ -7,7 +7,6 @@ runs/<date>-<name>/
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
@@ -28,12 +27,11 @@ from typing import Any, BinaryIO, TextIO
 
 from textlora import config as configs
 from textlora.config import Config
-from textlora.errors import DamagedError, ResourceError, UsageError
+from textlora.errors import FULL_DISK, DamagedError, ResourceError, UsageError
 
 MANIFEST = "manifest.json"
 PARTS = ("adapter", "checkpoints", "evaluation")
 ADAPTER_SETTINGS = "textlora.json"  # beside PEFT's adapter_config.json: what PEFT has no field for
-FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 PACKAGES = (
     "textlora",
     "torch",

@@ -80,7 +80,7 @@ class Prepared:
 
 def plan_for(config: Config, num_labels: int) -> Plan:
     """The exact count of `config` on its base, before any weight is loaded. Raises BudgetError when it doesn't fit."""
-    base = bases.find(config.base)
+    base = bases.find(config.base, config.base_revision)
     return budget.plan(config, bases.shapes(base, config.base_weights), num_labels, base.hub_id)
 
 
@@ -92,9 +92,14 @@ def prepare(config: Config, say: Say, rows: Data | None = None) -> Prepared:
     check_steps(config.cleaning)
     _check_trackers(config.report_to)
     dtype = device.compute_dtype(config.precision)
-    base = bases.find(config.base)
-    tokenizer = load_tokenizer(model.find_tokenizer(base, config.base_weights, config.tokenizer))
+    base = bases.find(config.base, config.base_revision)
     rows = rows or _load_data(config)
+    base = bases.pinned(base, config.base_weights)
+    tokenizer = load_tokenizer(model.find_tokenizer(base, config.base_weights, config.tokenizer))
+    # From here on the run knows commits, not "the newest": its config.toml, and so a resumed run, reads these.
+    config = replace(config, base_revision=base.revision, data_revision=rows.revision)
+    if base.revision:
+        say(f"base {base.hub_id}, commit {base.revision}")
     plan = plan_for(config, len(rows.label_names))
     _say_data(rows, say)
     say(_plan_line(plan))
@@ -133,6 +138,7 @@ def _load_data(config: Config) -> Data:
         label_names=config.label_names,
         split_seed=config.split_seed,
         validation_fraction=config.validation_fraction,
+        revision=config.data_revision,
     )
 
 
@@ -206,7 +212,7 @@ def train(
 
 
 def _default_folder(config: Config, rows: Data | None) -> Path:
-    source = rows.name if rows else Path(config.data).stem
+    source = rows.name if rows else Path(config.data.replace(":", "-")).stem
     return runs.default_folder(f"{config.base.split('/')[-1]}-{source}")
 
 
@@ -227,6 +233,8 @@ def _environment(prepared: Prepared) -> dict[str, Any]:
         "precision": str(prepared.dtype).removeprefix("torch."),
         "seeds": {"seed": prepared.config.seed, "split_seed": prepared.config.split_seed},
         "base_sha256": prepared.base_sha256,
+        "base_revision": prepared.config.base_revision or None,  # commits on the hub; None: the files came otherwise
+        "data_revision": prepared.config.data_revision or None,
         "data": {
             "name": rows.name,
             "rows": {name: len(split) for name, split in splits.items()},
@@ -340,6 +348,7 @@ def _save_adapter(run: Run, prepared: Prepared, trained: PeftModel) -> None:
         form="stock" if config.head == "full" else "textlora",
         base=bases.find(config.base).hub_id,
         base_sha256=prepared.base_sha256,
+        base_revision=config.base_revision,
         base_weights=config.base_weights if config.base_weights.startswith("random:") else "",
         labels=prepared.labels,
         head=config.head,

@@ -21,6 +21,7 @@ from textlora.errors import DataError, UsageError, closest
 __all__ = ["Data", "Split", "from_texts", "load", "load_split", "read_texts"]
 
 CHUNK_ROWS = 8192  # texts that `read_texts` holds at a time
+UNKNOWN = "-1"  # a ClassLabel that isn't told, as in GLUE's test splits
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,7 @@ class Data:
     test: Split | None
     notes: tuple[str, ...]
     counts: dict[str, int]
+    revision: str = ""  # the commit, of a data set of the hub
 
 
 def load(
@@ -46,25 +48,31 @@ def load(
     label_names: Sequence[str] = (),
     split_seed: int = 0,
     validation_fraction: float = 0.1,
+    revision: str = "",
 ) -> Data:
-    """Train, validation and test of `source`: "mini-news", a folder with split files, or one file.
+    """Train, validation and test of `source`: "mini-news", a folder with split files, one file, or a hub name.
 
     Training rows that repeat a validation or test text, exactly or nearly, are dropped and counted; validation is
     carved from train (`validation_fraction`, by `split_seed`) where there is no file of it. Given files stay as is.
 
-    Raises UsageError (unknown source or column), DataError (a file's content, row named), DamagedError (Parquet).
+    `revision` is a branch, tag or commit of a data set of the hub ("": the newest); `Data.revision` is its commit.
+
+    Raises UsageError (unknown source or column), DataError (a file's content, row named), DamagedError (Parquet),
+    ResourceError (no hub).
     """
     if not 0 < validation_fraction < 1:
         raise UsageError(f"validation_fraction is a share between 0 and 1, got {validation_fraction}", "0.1 is usual")
-    found = sources.find(source)
+    found = sources.find(source, revision)
     if TRAIN not in found.files:
-        raise DataError(f"{source} has no train file, only {', '.join(found.files)}", "name one train.csv or the like")
+        raise DataError(f"{source} has no train split, only {', '.join(found.files)}", "name one train.csv or the like")
     plan = _Columns.of(found.first(), text_column, label_column)
     given = {split: _Raw.read(files, plan) for split, files in found.files.items()}
 
     own = plan.own_label_names(found.first())
     names = _label_names(label_names) or own or labels.found_names(given[TRAIN].labels, plan.label)
     code = labels.coding(given[TRAIN].labels, names, own, complete=bool(label_names))
+    hidden = [split for split in given if own and split != TRAIN and set(given[split].labels) == {UNKNOWN}]
+    given = {split: raw for split, raw in given.items() if split not in hidden}
     coded = {split: raw.coded(split, names, code) for split, raw in given.items()}
     judged = splits.judge(coded[TRAIN], coded.get(VALIDATION), coded.get(TEST), validation_fraction, split_seed)
     return Data(
@@ -75,8 +83,13 @@ def load(
         train=judged.train,
         validation=judged.validation,
         test=coded.get(TEST),
-        notes=judged.notes(),
+        notes=(
+            *found.notes,
+            *(f"{split} has no labels (all {UNKNOWN}): left out" for split in hidden),
+            *judged.notes(),
+        ),
         counts=judged.counts,
+        revision=found.revision,
     )
 
 
@@ -112,6 +125,7 @@ def load_split(
     usual: tuple[Sequence[str], str] = ((), ""),
     split_seed: int = 0,
     validation_fraction: float = 0.1,
+    revision: str = "",
 ) -> Split:
     """One split of `source`, its labels as ids in `label_names` (a trained run's, in its order).
 
@@ -120,7 +134,7 @@ def load_split(
     `validation` where there is no file of it, are as `load` gives them by the same seed. Raises UsageError for a split
     that isn't there or, of a file, is none of the three; DataError for a label that isn't in `label_names`.
     """
-    found = sources.find(source)
+    found = sources.find(source, revision)
     wanted = sources.SPLIT_OF_STEM.get(split.casefold(), split)
     if found.single:
         _check_split_of_file(source, wanted)
@@ -135,6 +149,7 @@ def load_split(
             label_names=label_names,
             split_seed=split_seed,
             validation_fraction=validation_fraction,
+            revision=found.revision,
         )
         return data.train if wanted == TRAIN else data.validation
     files = _files_of(found, wanted, source)

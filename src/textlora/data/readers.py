@@ -1,4 +1,4 @@
-"""Files to rows: CSV, TSV, JSON lines and Parquet, one row at a time, each fault named by file and row.
+"""Files to rows: CSV, TSV, JSON lines, Parquet and Arrow, one row at a time, each fault named by file and row.
 
 A row number counts data rows from 1 (a header isn't one), so `train.csv:7` is the seventh text of train.csv.
 """
@@ -65,10 +65,11 @@ def lines(path: Path) -> Iterator[str]:
 
 
 def class_label_names(path: Path, column: str) -> tuple[str, ...]:
-    """Label names that the `datasets` library stored in a Parquet file (a ClassLabel column), else ()."""
-    if path.suffix.lower() != ".parquet":
+    """Label names that the `datasets` library stored in a Parquet or Arrow file (a ClassLabel column), else ()."""
+    schemas = {".parquet": lambda: _parquet(path).schema_arrow, ".arrow": lambda: _arrow(path).schema}
+    if path.suffix.lower() not in schemas:
         return ()
-    stored = (_parquet(path).schema_arrow.metadata or {}).get(b"huggingface", b"{}")
+    stored = (schemas[path.suffix.lower()]().metadata or {}).get(b"huggingface", b"{}")
     try:
         names = json.loads(stored)["info"]["features"][column]["names"]
     except (ValueError, LookupError, TypeError):
@@ -230,9 +231,38 @@ def _parquet(path: Path) -> Any:
         raise _damaged(path, error) from None
 
 
+# --------------------------------------------------------------------------------------------------------------- Arrow
+
+
+def _arrow_columns(path: Path) -> tuple[str, ...]:
+    return _distinct(tuple(_arrow(path).schema.names), path)
+
+
+def _arrow_cells(path: Path, names: Sequence[str]) -> Iterator[Cells]:
+    try:
+        for batch in _arrow(path):
+            yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+
+
+def _arrow(path: Path) -> Any:
+    """A reader of the record batches of an Arrow stream, as `datasets` caches it; mapped, not read into memory."""
+    _check_size(path)
+    import pyarrow
+
+    try:
+        return pyarrow.ipc.open_stream(pyarrow.memory_map(str(path)))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+
+
 def _damaged(path: Path, error: Exception) -> DamagedError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return DamagedError(f"{path.name} is no readable Parquet file: {reason.rstrip('.')}", "fetch or write it again")
+    return DamagedError(
+        f"{path.name} is no readable {path.suffix[1:].capitalize()} file: {reason.rstrip('.')}",
+        "fetch or write it again",
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- common
@@ -243,6 +273,7 @@ FORMATS = {
     ".jsonl": Format(_json_columns, _json_cells),
     ".json": Format(_json_columns, _json_cells),
     ".parquet": Format(_parquet_columns, _parquet_cells),
+    ".arrow": Format(_arrow_columns, _arrow_cells),
 }
 
 

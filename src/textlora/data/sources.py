@@ -1,4 +1,4 @@
-"""What `--data` names: the embedded corpus, a folder of split files, or one file -> the files of each split."""
+"""What `--data` names (the embedded corpus, a folder of splits, a file, a hub name) -> the files of each split."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from textlora import corpus
-from textlora.data import readers
+from textlora.data import hub, readers
 from textlora.errors import DataError, ResourceError, UsageError, closest
 
 EMBEDDED = {"mini-news": corpus.FOLDER}
@@ -34,20 +34,27 @@ class Source:
     name: str
     files: dict[str, tuple[Path, ...]]
     single: bool
+    revision: str = ""  # the commit, of a data set of the hub
+    notes: tuple[str, ...] = ()  # what was found where, in lines for people
 
     def first(self) -> Path:
         """The file that settles columns and label names: train's first, else any split's."""
         return self.files[TRAIN if TRAIN in self.files else next(iter(self.files))][0]
 
 
-def find(source: str) -> Source:
-    """The files that `source` names.
+def find(source: str, revision: str = "") -> Source:
+    """The files that `source` names; `revision` is a hub data set's.
 
-    Raises UsageError for a name that is neither known nor a path, DataError for a path without data.
+    Raises UsageError for a name that is neither known nor a path, DataError for a path without data, and what
+    `hub.fetch` raises.
     """
+    path = None if source in EMBEDDED else _existing(source)
+    if source not in EMBEDDED and path is None and _may_be_on_the_hub(source):
+        return _from_hub(source, revision)
+    if revision:
+        raise UsageError(f"data_revision is {revision!r}, but {source} is no data set of the hub", "leave it out")
     if source in EMBEDDED:
         return Source(source, _folder_files(EMBEDDED[source]), single=False)
-    path = _existing(source)
     if path is None:
         raise _not_there(source)
     if path.is_dir():
@@ -86,14 +93,34 @@ def _existing(source: str) -> Path | None:
         return None
 
 
+def _may_be_on_the_hub(source: str) -> bool:
+    """Whether `source`, which is no path here, can be a hub name rather than a mistyped path."""
+    return hub.named(source) is not None and Path(source).suffix.lower() not in readers.FORMATS
+
+
+def _from_hub(source: str, revision: str) -> Source:
+    found = hub.fetch(source, revision)
+    files: dict[str, tuple[Path, ...]] = {}
+    for own_name, paths in found.files.items():
+        split = SPLIT_OF_STEM.get(own_name)
+        if split and split not in files:
+            files[split] = paths
+    if not files:
+        raise DataError(
+            f"{found.id} has no split named train, validation or test, only {', '.join(found.files)}",
+            "fetch it, and give the file to train on",
+        )
+    return Source(source, files, single=False, revision=found.commit, notes=(found.note,))
+
+
 def _not_there(source: str) -> UsageError | DataError:
     if not source:
-        return UsageError("no data is named", f"give --data {', '.join(EMBEDDED)}, a folder, or a file")
+        return UsageError("no data is named", f"give --data {', '.join(EMBEDDED)}, a folder, a file, or a hub name")
     if Path(source).suffix.lower() in readers.FORMATS or "/" in source or "\\" in source:
         return DataError(f"there is no file or folder {source}", "check the path")
     return UsageError(
         f"there is no data {source!r}: it is neither {', '.join(EMBEDDED)} nor a file or folder that exists",
-        closest(source, EMBEDDED),
+        closest(source, (*EMBEDDED, *hub.NAMES)) + "; any other data set of the hub goes by owner/name",
     )
 
 

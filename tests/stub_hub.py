@@ -1,0 +1,197 @@
+"""A Hugging Face Hub of a few small repositories on loopback: real clients talk to it over HTTP.
+
+It serves what `huggingface_hub` and `datasets` ask of the real one: api/models and api/datasets (a repository's state,
+its tree, paths-info) and resolve (HEAD and GET with ETag, X-Repo-Commit, ranges). Each repository can misbehave.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+API = re.compile(
+    r"/api/(?P<kind>models|datasets)/(?P<id>[^/]+/[^/]+)(/(?P<verb>revision|tree|paths-info)/(?P<rest>.+))?"
+)
+RESOLVE = re.compile(r"/(?P<kind>datasets/)?(?P<id>[^/]+/[^/]+)/resolve/(?P<rest>.+)")
+STATUS = {
+    "unauthorized": 401,
+    "bad-token": 401,
+    "forbidden": 403,
+    "gated": 403,
+    "missing": 404,
+    "limited": 429,
+    "fault": 503,
+}
+CODES = {"gated": "GatedRepo", "missing": "RepoNotFound"}
+
+
+@dataclass
+class Repo:
+    """Files by path at one commit, on main; `scenario` says how the hub behaves when it is asked for it."""
+
+    files: dict[str, bytes]
+    scenario: str = "ok"  # ok, slow, cut, or a key of STATUS
+
+    @property
+    def commit(self) -> str:
+        digest = hashlib.sha1()
+        for name, content in sorted(self.files.items()):
+            digest.update(name.encode() + content)
+        return digest.hexdigest()
+
+    @classmethod
+    def of(cls, folder: Path) -> Repo:
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        return cls({path.relative_to(folder).as_posix(): path.read_bytes() for path in paths})
+
+
+@dataclass
+class StubHub:
+    """`repos` by (kind, id), kind models or datasets; `asked` is every request so far."""
+
+    repos: dict[tuple[str, str], Repo] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    server: ThreadingHTTPServer | None = None
+
+    @property
+    def url(self) -> str:
+        assert self.server
+        return f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def __enter__(self) -> StubHub:
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.server
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def _handler(hub: StubHub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def do_HEAD(self) -> None:
+            self.answer()
+
+        def do_GET(self) -> None:
+            self.answer()
+
+        def do_POST(self) -> None:
+            self.answer()
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            hub.asked.append(f"{self.command} {self.path}")
+            path = unquote(urlsplit(self.path).path)
+            api, resolve = API.fullmatch(path), RESOLVE.fullmatch(path)
+            found = api or resolve
+            if not found:
+                return self.refuse(404, "RepoNotFound")
+            kind = found["kind"] if api else "datasets" if found["kind"] else "models"
+            repo = hub.repos.get((kind, found["id"]))
+            if repo is None:
+                return self.refuse(404, "RepoNotFound")
+            if repo.scenario in STATUS:
+                message = "Invalid credentials in Authorization header" if repo.scenario == "bad-token" else ""
+                return self.refuse(STATUS[repo.scenario], CODES.get(repo.scenario, ""), message)
+            if repo.scenario == "slow":
+                time.sleep(0.3)
+            revision, _, rest = (found["rest"] or "main").partition("/")
+            if revision not in ("main", repo.commit):
+                return self.refuse(404, "RevisionNotFound")
+            if not api:
+                return self.file(repo, rest)
+            if found["verb"] == "tree":
+                return self.json(_tree(repo, rest, "recursive" in dict(parse_qsl(urlsplit(self.path).query))))
+            if found["verb"] == "paths-info":
+                return self.json([_entry(repo, name) for name in _paths(body) if name in repo.files])
+            siblings = [{"rfilename": name} for name in repo.files]
+            state = {"private": False, "gated": False, "disabled": False, "downloads": 0, "likes": 0, "tags": []}
+            return self.json({"id": found["id"], "sha": repo.commit, "siblings": siblings, **state})
+
+        def refuse(self, status: int, code: str, message: str = "") -> None:
+            self.send_response(status)
+            if code:
+                self.send_header("X-Error-Code", code)
+            if message:
+                self.send_header("X-Error-Message", message)
+            if status == 429:
+                self.send_header("Retry-After", "0")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def json(self, value: Any) -> None:
+            self.content(json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+        def file(self, repo: Repo, name: str) -> None:
+            if name not in repo.files:
+                return self.refuse(404, "EntryNotFound")
+            content = repo.files[name]
+            etag = hashlib.sha1(content).hexdigest()
+            cut = repo.scenario == "cut" and len(content) > 2000
+            self.content(
+                content, {"ETag": f'"{etag}"', "X-Repo-Commit": repo.commit, "Accept-Ranges": "bytes"}, cut=cut
+            )
+            return None
+
+        def content(self, content: bytes, headers: dict[str, str], *, cut: bool = False) -> None:
+            wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+            self.send_response(206 if wanted else 200)
+            if wanted:
+                start, end = int(wanted[1]), int(wanted[2] or len(content) - 1)
+                headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
+                content = content[start : end + 1]
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content[: len(content) // 2] if cut else content)
+            self.close_connection = cut
+
+    return Handler
+
+
+def _entry(repo: Repo, name: str) -> dict[str, Any]:
+    return {
+        "type": "file",
+        "path": name,
+        "size": len(repo.files[name]),
+        "oid": hashlib.sha1(repo.files[name]).hexdigest(),
+    }
+
+
+def _tree(repo: Repo, under: str, recursive: bool) -> list[dict[str, Any]]:
+    prefix = f"{under}/" if under else ""
+    inside = [name for name in repo.files if name.startswith(prefix)]
+    folders = {
+        f"{prefix}{name.removeprefix(prefix).split('/')[0]}" for name in inside if "/" in name.removeprefix(prefix)
+    }
+    shown = inside if recursive else [name for name in inside if "/" not in name.removeprefix(prefix)]
+    return [{"type": "directory", "path": f, "size": 0, "oid": "0" * 40} for f in sorted(folders)] + [
+        _entry(repo, name) for name in shown
+    ]
+
+
+def _paths(body: bytes) -> list[str]:
+    """Form fields or JSON, by the client's version."""
+    text = body.decode()
+    if text.startswith("{"):
+        given = json.loads(text)["paths"]
+        return [given] if isinstance(given, str) else given
+    return [value for key, value in parse_qsl(text) if key == "paths"]
