@@ -243,6 +243,13 @@ def recorded(hub_id: str, revision: str, sha256: str | None) -> Base:
     return find(hub_id) if sha256 and sha256 == base.sha256 and _embedded(base) else base
 
 
+def present(base: Base) -> str:
+    """Where the base's files are: `embedded` (its package), `cached` (the hub's cache) or `absent`. Asks no network."""
+    if _embedded(base):
+        return "embedded"
+    return "cached" if _cached(base) else "absent"
+
+
 def shapes(base: Base, weights: str = "") -> Shapes:
     """What counting needs: the named base's shapes, or those of the config.json in a folder or at a revision.
 

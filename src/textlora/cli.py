@@ -21,7 +21,7 @@ import textlora
 from textlora import config as configs
 from textlora.config import Config
 from textlora.errors import DataError, ResourceError, TextLoraError, UsageError, closest
-from textlora.tables import Result, plan_table, report_table, times
+from textlora.tables import Result, doctor_table, plan_table, report_table, times
 
 INTERRUPTED = 130
 HEADLINE = "Chip maker lifts its forecast as orders for satellite phones double"
@@ -55,6 +55,7 @@ def parser() -> Parser:
     _verb(verbs, classify, "label texts given on the command line", _classify_flags)
     _verb(verbs, predict, "label every row of a file", _predict_flags)
     _verb(verbs, inspect, "count what is in an adapter folder", _inspect_flags)
+    _verb(verbs, doctor, "look at this machine: what a run would use, how fast, what stands in its way", _doctor_flags)
     return top
 
 
@@ -135,6 +136,12 @@ def _predict_flags(one: Parser) -> None:
 
 def _inspect_flags(one: Parser) -> None:
     one.add_argument("folder", metavar="DIR", help="a run folder or any PEFT LoRA adapter folder")
+
+
+def _doctor_flags(one: Parser) -> None:
+    one.add_argument(
+        "--seconds", type=float, default=4.0, metavar="S", help="of training steps to measure, 0 for none [4]"
+    )
 
 
 def _config(args: argparse.Namespace, recipe: str = configs.DEFAULT_RECIPE) -> Config:
@@ -317,6 +324,17 @@ def inspect(args: argparse.Namespace) -> Result:
     for module in found["modules"]:
         _out(args, f"  r {module['r']:<4}{module['parameters']:>9,}  {module['name']}")
     return found
+
+
+def doctor(args: argparse.Namespace) -> Result:
+    """Say what this machine brings to a run, what would be chosen and why, and measure a few seconds of training."""
+    from textlora.doctor import examine
+
+    if not 0 <= args.seconds <= 600:
+        raise UsageError(f"--seconds must be from 0 to 600, got {args.seconds:g}", "4 is enough")
+    facts = examine(args.seconds)
+    _out(args, doctor_table(facts))
+    return facts
 
 
 def _loading(args: argparse.Namespace) -> dict[str, Any]:

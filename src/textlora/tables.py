@@ -1,4 +1,4 @@
-"""What the command line prints of a plan and of a report: dictionaries in, lines out."""
+"""What the command line prints of a plan, a report and a machine: dictionaries in, lines out."""
 
 from __future__ import annotations
 
@@ -45,6 +45,48 @@ def report_table(report: Result) -> str:
     if report["test_reads"] is not None:
         lines.append(f"test read {times(report['test_reads'])}")
     return "\n".join(lines)
+
+
+def doctor_table(facts: Result) -> str:
+    """What `textlora doctor` found, a line for each subject, warnings last."""
+    machine, versions, base, hub = (facts[key] for key in ("machine", "versions", "base", "hub"))
+    names = ("textlora", "python", "torch", "transformers", "peft")
+    gpus = [f"{gpu['name']}{_gigabytes(gpu['memory_bytes'])}" for gpu in facts["gpus"]]
+    free = _gigabytes(machine["memory_free_bytes"]), _gigabytes(machine["disk_free_bytes"])
+    rows = {
+        "versions": ", ".join(f"{name} {versions[name]}" for name in names),
+        "machine": f"{machine['system']} {machine['machine']}, {' '.join(machine['isa']) or 'plain'}",
+        "CPUs": f"{machine['cores']} cores, {machine['usable_cpus']:g} CPUs usable, torch's threads: "
+        f"{machine['threads']}; {machine['busy']:.0%} busy",
+        "memory": f"{machine['memory_bytes'] / 1e9:.1f} GB{free[0]} free",
+        "disk": f"{free[1].strip(', ')} free here",
+        "GPU": "; ".join(gpus) or "none",
+        "base": f"{base['name']}, {base['present']}",
+        "hub": f"{hub['endpoint']}, {_reached(hub)}",
+        "device": facts["device"],
+        "precision": f"{facts['precision']['dtype']}: {facts['precision']['why']}",
+        "engine": f"{facts['engine']['name']}: {facts['engine']['why']}",
+        "speed": _speed(facts["speed"]),
+    }
+    lines = [f"{name:<11}{text}" for name, text in rows.items()]
+    return "\n".join([*lines, *(f"WARNING: {line}" for line in facts["warnings"])])
+
+
+def _gigabytes(size: int | None) -> str:
+    return "" if size is None else f", {size / 1e9:.1f} GB"
+
+
+def _reached(hub: Result) -> str:
+    return "not asked: offline" if hub["offline"] else "answers" if hub["reachable"] else "doesn't answer"
+
+
+def _speed(speed: Result | None) -> str:
+    if speed is None:
+        return "not measured"
+    if "error" in speed:
+        return f"not measured: {speed['error']}"
+    trained, predicted = speed["train_samples_per_second"], speed["predict_samples_per_second"]
+    return f"{trained:.0f} texts a second trained, {predicted:.0f} predicted ({speed['of']})"
 
 
 def times(count: int) -> str:
