@@ -122,7 +122,7 @@ def _classify_flags(one: Parser) -> None:
 def _predict_flags(one: Parser) -> None:
     _run_flags(one)
     one.add_argument(
-        "--input", required=True, metavar="FILE", help="CSV, TSV, JSONL, Parquet, or TXT with a text a line"
+        "--input", required=True, metavar="FILE", help="CSV, TSV, JSONL, Parquet, a pickle, or TXT with a text a line"
     )
     one.add_argument("--output", default="", metavar="FILE", help="[inference_output.csv]")
     one.add_argument(

@@ -1,4 +1,4 @@
-"""Files to rows: CSV, TSV, JSON lines, Parquet and Arrow, one row at a time, each fault named by file and row.
+"""Files to rows: CSV, TSV, JSON lines, Parquet, Arrow and pickles, one row at a time, each fault named by file and row.
 
 A row number counts data rows from 1 (a header isn't one), so `train.csv:7` is the seventh text of train.csv.
 """
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from textlora.data import unpickle
 from textlora.errors import DamagedError, DataError, ResourceError, UsageError
 
 # AG's corpus as its authors published it: no header line, class from 1 to 4, title, description (arXiv 1509.01626).
@@ -65,7 +66,9 @@ def lines(path: Path) -> Iterator[str]:
 
 
 def class_label_names(path: Path, column: str) -> tuple[str, ...]:
-    """Label names that the `datasets` library stored in a Parquet or Arrow file (a ClassLabel column), else ()."""
+    """Label names that the `datasets` library stored in a file (a ClassLabel column), else ()."""
+    if path.suffix.lower() in PICKLES:
+        return unpickle.label_names(path, column)
     schemas = {".parquet": lambda: _parquet(path).schema_arrow, ".arrow": lambda: _arrow(path).schema}
     if path.suffix.lower() not in schemas:
         return ()
@@ -265,6 +268,16 @@ def _damaged(path: Path, error: Exception) -> DamagedError:
     )
 
 
+# ------------------------------------------------------------------------------------------------------------- pickles
+
+PICKLES = (".pkl", ".pickle")
+
+
+def _pickle_columns(path: Path) -> tuple[str, ...]:
+    _check_size(path)
+    return _distinct(unpickle.columns(path), path)
+
+
 # -------------------------------------------------------------------------------------------------------------- common
 
 FORMATS = {
@@ -274,6 +287,7 @@ FORMATS = {
     ".json": Format(_json_columns, _json_cells),
     ".parquet": Format(_parquet_columns, _parquet_cells),
     ".arrow": Format(_arrow_columns, _arrow_cells),
+    **dict.fromkeys(PICKLES, Format(_pickle_columns, unpickle.cells)),
 }
 
 
