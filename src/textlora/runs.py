@@ -31,6 +31,7 @@ from textlora.errors import FULL_DISK, DamagedError, ResourceError, UsageError
 
 MANIFEST = "manifest.json"
 PARTS = ("adapter", "checkpoints", "evaluation")
+TRACKERS = "trackers"  # other programs' files, which they go on writing: in no manifest
 ADAPTER_SETTINGS = "textlora.json"  # beside PEFT's adapter_config.json: what PEFT has no field for
 PACKAGES = (
     "textlora",
@@ -71,6 +72,10 @@ class Run:
     def evaluation(self) -> Path:
         return self.folder / "evaluation"
 
+    @property
+    def trackers(self) -> Path:
+        return self.folder / TRACKERS
+
     def config(self) -> Config:
         """The settings this run was trained with."""
         return configs.from_dict(configs.read_toml(self.config_file))
@@ -100,7 +105,7 @@ class Run:
         write_text(self.metrics_file, "".join(kept))
 
     def seal(self, changed: str = "") -> None:
-        """Write manifest.json: the sha256 of every file. Each verb that adds files calls it last.
+        """Write manifest.json: the sha256 of every file but trackers'. Each verb that adds files calls it last.
 
         A verb that wrote only below `changed` ("evaluation/") names it: what the manifest says of other files stays,
         so that one damaged since isn't blessed. Raises DamagedError if that manifest can't be read.
@@ -109,7 +114,9 @@ class Run:
         kept = {
             name: sha for name, sha in old.items() if not name.startswith(changed) and (self.folder / name).is_file()
         }
-        write_json(self.folder / MANIFEST, {"sha256": kept | hashes(self.folder, changed)})
+        found = kept | hashes(self.folder, changed)
+        ours = {name: sha for name, sha in found.items() if not name.startswith(f"{TRACKERS}/")}
+        write_json(self.folder / MANIFEST, {"sha256": ours})
 
     def record_test_read(self, entry: dict[str, Any]) -> int:
         """Append to test_reads.jsonl that a split named test was scored; how often that was by now."""

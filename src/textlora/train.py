@@ -19,7 +19,6 @@ from peft import PeftModel
 from peft.helpers import disable_input_dtype_casting
 from scipy.special import softmax
 from transformers import EarlyStoppingCallback, PrinterCallback
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from textlora import (
     baseline,
@@ -34,6 +33,7 @@ from textlora import (
     plots,
     predict,
     runs,
+    trackers,
 )
 from textlora.baseline import Baseline
 from textlora.budget import Plan
@@ -41,7 +41,7 @@ from textlora.callbacks import DropoutScheduler, Meter, MetricsTracker, Progress
 from textlora.clean import check_steps, clean
 from textlora.config import Config
 from textlora.data import Data, Split
-from textlora.errors import GateError, ResourceError, UsageError, closest
+from textlora.errors import GateError, UsageError
 from textlora.evaluate import Report, judge, verdict
 from textlora.fitting import Facts, fitted
 from textlora.model import AdapterSettings
@@ -90,7 +90,7 @@ def prepare(config: Config, say: Say, rows: Data | None = None) -> Prepared:
     `rows`, if given, are taken in place of what the setting `data` names.
     """
     check_steps(config.cleaning)
-    _check_trackers(config.report_to)
+    trackers.check(config.report_to)
     dtype = device.compute_dtype(config.precision)
     base = bases.find(config.base, config.base_revision)
     rows = rows or _load_data(config)
@@ -110,15 +110,6 @@ def prepare(config: Config, say: Say, rows: Data | None = None) -> Prepared:
         say(line)
     network, base_sha256 = model.build(config, plan, rows.label_names, dtype)
     return Prepared(config, rows, plan, rows.label_names, network, base_sha256, tokenizer, train, validation, dtype)
-
-
-def _check_trackers(names: tuple[str, ...]) -> None:
-    """Raises UsageError for a tracker that the Trainer doesn't know, ResourceError for one that isn't installed."""
-    for name in names:
-        if name not in INTEGRATION_TO_CALLBACK:
-            raise UsageError(f"there is no tracker {name!r}", closest(name, INTEGRATION_TO_CALLBACK))
-        if name not in get_available_reporting_integrations():
-            raise ResourceError(f"the tracker {name} isn't installed", f"pip install {name}, or leave out --report-to")
 
 
 def _fitting_length(config: Config, longest: int, say: Say) -> Config:
@@ -204,7 +195,8 @@ def train(
         _write_settings(run, prepared)
     start = _resume_point(run, say) if resume else None
     beaten = _baselines(prepared, say)
-    meter, trained = _fit(run, prepared, start, say)
+    with trackers.writing(config.report_to, run, say):
+        meter, trained = _fit(run, prepared, start, say)
     _save_adapter(run, prepared, trained)
     _distrust(run, prepared, trained)
     _finish(run, prepared, trained, meter, beaten, began, say)

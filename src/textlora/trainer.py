@@ -192,6 +192,7 @@ def arguments(config: Config, run: Run, dtype: torch.dtype) -> TrainingArguments
         save_total_limit=KEPT_CHECKPOINTS,
         seed=config.seed,
         report_to=list(config.report_to) or "none",
+        run_name=run.folder.name,  # in trackers
         label_names=["labels"],
         remove_unused_columns=False,
         disable_tqdm=True,
