@@ -23,11 +23,12 @@ from textlora.errors import BudgetError, UsageError
 # PEFT 0.21 asks transformers 5.23 for a property that was renamed; neither we nor the counts have a part in it.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 
+HEAD_RANK = 3  # of the tiny low-rank heads: labels are drawn on both sides of it
 FULL = Config(head="full", pooling="cls", lora_r="max")
 SELECTIVE = tuple(f"roberta.encoder.layer.{module}" for module in ("0.attention.self.query", "5.attention.self.query"))
 FAMILIES = {base.shapes.family: base for base in BASES.values()}
 CONTRACT = "base num_labels total trainable trainable_percent adapters head budget fits largest_r r lora_alpha"
-CONTRACT += " target_modules modules biases head_kind pooling neighbours"
+CONTRACT += " target_modules modules biases head_kind head_rank pooling neighbours use_dora use_rslora"
 
 
 def planned(base: str = "roberta", labels: int = 4, **settings):
@@ -57,7 +58,13 @@ def network(base: Base, head: str, labels: int):
         return AutoModelForSequenceClassification.from_config(config), modules
     pooler = {} if base.shapes.family == "distilbert" else {"add_pooling_layer": False}
     model = AutoModel.from_config(config, **pooler)
-    model.classifier = nn.Linear(base.shapes.hidden_size, labels)
+    d, k = base.shapes.hidden_size, HEAD_RANK
+    if head == "linear":
+        model.classifier = nn.Linear(d, labels)
+    elif labels > k:
+        model.classifier = nn.Sequential(nn.Linear(d, k, bias=False), nn.Linear(k, labels))
+    else:
+        model.classifier = nn.Sequential(nn.Linear(d, k, bias=False), nn.Linear(k, d), nn.Tanh(), nn.Linear(d, labels))
     return model, ["classifier"]
 
 
@@ -113,8 +120,11 @@ def questions(draw):
         rank_pattern=draw(patterns),
         alpha_pattern=draw(patterns),
         bias=draw(st.sampled_from(["none", "lora_only", "all"])),
-        head=draw(st.sampled_from(["full", "linear"])),
+        head=draw(st.sampled_from(["full", "linear", "low-rank"])),
+        head_rank=HEAD_RANK,
         pooling="cls",
+        use_dora=draw(st.booleans()),
+        use_rslora=draw(st.booleans()),
     )
     return base, config, draw(st.integers(2, 7))
 
@@ -142,6 +152,8 @@ def test_planned_is_what_transformers_and_peft_build(question):
         target_modules=[m.name for m in ours.modules],
         rank_pattern=ours.rank_pattern,
         alpha_pattern=ours.alpha_pattern,
+        use_dora=ours.use_dora,
+        use_rslora=ours.use_rslora,
     )
     assert counts(model) == (ours.trainable, ours.base_parameters)
     made = adapted(model, base.shapes.prefix if config.head == "full" else "")
@@ -313,6 +325,29 @@ def test_heads_for_four_labels(base, head, parameters):
     assert planned(base, head=head).head == parameters
 
 
+@pytest.mark.parametrize(
+    ("labels", "rank", "parameters"),
+    [  # D = 768: two thin matrices, then their biases, then the last linear
+        (4, 8, 768 * 8 + 8 * 768 + 768 + 768 * 4 + 4),
+        (8, 8, 768 * 8 + 8 * 768 + 768 + 768 * 8 + 8),
+        (9, 8, 768 * 8 + 8 * 9 + 9),
+        (23, 8, 6_351),
+        (4, 2, 768 * 2 + 2 * 4 + 4),
+    ],
+)
+def test_a_low_rank_head_is_a_product_where_there_are_more_labels_than_ranks(labels, rank, parameters):
+    ours = planned(labels=labels, head="low-rank", head_rank=rank)
+    assert (ours.head, ours.head_rank) == (parameters, rank)
+    assert planned(labels=labels, head="linear").head_rank is None
+
+
+def test_dora_adds_an_output_row_to_each_adapted_module():
+    plain, dora = (planned(head="linear", target_modules=("query", "value"), use_dora=d) for d in (False, True))
+    fixed = planned(head="linear", target_modules=("query", "value"), lora_r=dora.r)
+    assert dora.adapters - fixed.adapters == 24 * 768
+    assert dora.trainable <= dora.budget < planned(head="linear", budget=10**7, use_dora=True, lora_r=plain.r).trainable
+
+
 # ------------------------------------------------------------------------------------------------------- the contract
 
 
@@ -433,6 +468,9 @@ def test_every_near_match_is_a_target():
         ({"budget": 600_000}, "even rank 1 on all-linear trains 759,556 parameters.*raise --budget to 759,556"),
         ({"budget": 600_000, "rank_pattern": {"query": 8}, "target_modules": QKVO}, "rank 1 on .* beside rank_pattern"),
         ({"budget": 3_000, "head": "linear"}, "linear head for 4 labels alone needs 3,076 parameters"),
+        ({"budget": 20_000}, "--head linear, which needs 3,076, or use --head low-rank, which needs 16,132"),
+        ({"budget": 9_000, "head": "linear", "labels": 23}, "17,687 .*use --head low-rank, which needs 6,351"),
+        ({"budget": 600_000, "use_dora": True}, "rank 1 on .* trains 842,500 .*leave out --use-dora"),
     ],
 )
 def test_over_budget_says_what_would_fit(setting, words):

@@ -245,6 +245,19 @@ def test_a_list_may_be_written_with_commas_or_by_repeating_the_flag(ask):
     assert len(commas.json["modules"]) == 4
 
 
+def test_a_switch_stands_alone_or_says_which_and_a_flag_may_take_back_a_recipes(ask, tmp_path):
+    alone, said, scored = (
+        ask("plan", *flag, "--json").json for flag in (["--use-dora"], ["--use-dora", "true"], ["--use_dora=True"])
+    )
+    assert alone == said == scored
+    assert alone["use_dora"]
+    plain = ask("plan", "--use-dora", "false", "--json").json
+    assert plain == ask("plan", "--json").json
+    assert alone["trainable"] > plain["trainable"]
+    (tmp_path / "mine.toml").write_text("batch_tokens = 2048\nuse_dora = true\n")
+    assert not ask("plan", "--recipe", tmp_path / "mine.toml", "--use-dora", "false", "--json").json["use_dora"]
+
+
 def test_a_table_is_written_as_pairs(ask):
     plan = ask("plan", "--target-modules", "query,value", "--rank-pattern", "query=8,value=2", "--json").json
     assert {module["r"] for module in plan["modules"] if module["name"].endswith("query")} == {8}
@@ -634,6 +647,8 @@ BAD_INPUT = {
     "one label": (f"{PLAN} --num-labels 1", 2, "2 labels or more"),
     "labels that are no number": (f"{PLAN} --num-labels four", 2, "invalid int value"),
     "an unknown choice": (f"{PLAN} --head liner", 2, "did you mean linear"),
+    "a switch that is neither": (f"{PLAN} --use-dora maybe", 2, "--use-dora takes true or false, got 'maybe'"),
+    "a head of rank 0": (f"{PLAN} --head low-rank --head-rank 0", 2, "head_rank must be above 0"),
     "both batching modes": (f"{PLAN} --batch-tokens 512 --per-device-train-batch-size 8", 2, "set one of batch_tokens"),
     "a seed that NumPy can't take": (f"{PLAN} --seed 4294967296", 2, "seed must be below"),
     "over budget": (f"{PLAN} --lora-r 64", 4, "the largest rank that fits is 6:"),

@@ -33,6 +33,7 @@ BY_SETTING = {
     | st.integers(0, 2**32 - 1).map("random:{}".format),
     "lora_r": counts | st.just("max"),
     "lora_alpha": counts,
+    "head_rank": counts,
     "budget": counts,
     "gradient_accumulation_steps": counts,
     "logging_steps": counts,
@@ -46,6 +47,7 @@ BY_SETTING = {
     "alpha_pattern": st.dictionaries(words, counts, max_size=3),
 }
 BY_TYPE = {
+    bool: st.booleans(),
     str: words,
     int: naturals,
     float: shares,
@@ -80,7 +82,7 @@ def valid_configs(draw) -> Config:
         "per_device_train_batch_size": 0 if tokens else draw(counts),
     }
     values |= draw(st.sampled_from([{"base_weights": ""}, {"base_revision": ""}]))
-    values |= draw(st.sampled_from([{"head": "full", "pooling": "cls"}, {"pooling": "mean"}, {"pooling": "cls"}]))
+    values |= draw(st.sampled_from([{"head": "full", "pooling": "cls"}, {"pooling": "mean"}, {"head": "low-rank"}]))
     if draw(st.booleans()):
         values |= {"lora_dropout_curve": draw(st.sampled_from(["linear", "cosine"])), "lora_dropout_end": draw(shares)}
     return Config(**values)
@@ -291,6 +293,7 @@ def test_an_unknown_recipe_names_the_closest():
 
 
 WRONG = {
+    bool: ["true", 1, 0, [True], None],
     str: [3, 1.5, True, ["a"], None],
     int: ["3", 1.5, True, [3], None],
     float: ["0.1", True, [0.1], None],

@@ -27,7 +27,7 @@ from textlora.tokens import Collator
 from textlora.train import plan_for
 
 LABELS = ("World", "Sports", "Business", "Sci/Tech")
-HEADS = [("full", "cls"), ("linear", "cls"), ("linear", "mean")]
+HEADS = [("full", "cls"), ("linear", "cls"), ("linear", "mean"), ("low-rank", "cls"), ("low-rank", "mean")]
 NAMES = {
     "bert": ["query", "value", "attention.output.dense", "encoder.layer.1.intermediate.dense"],
     "roberta": ["query", "key", "roberta.encoder.layer.0.attention.self.value", "output.dense"],
@@ -52,6 +52,9 @@ def test_planned_is_built_is_saved(family, data, tiny_config):
         "pooling": pooling,
         "target_modules": targets,
         "lora_r": data.draw(st.integers(1, 9)),
+        "head_rank": data.draw(st.integers(1, 5)),
+        "use_dora": data.draw(st.booleans()),
+        "use_rslora": data.draw(st.booleans()),
         "bias": data.draw(st.sampled_from(["none", "lora_only", "all"])),
         "layers_to_transform": data.draw(st.sampled_from([[], [1]])) if targets == ["all-linear"] else [],
         "rank_pattern": data.draw(st.sampled_from([{}, {"layer.1.*": 2}])) if targets == ["all-linear"] else {},
@@ -65,8 +68,9 @@ def test_planned_is_built_is_saved(family, data, tiny_config):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("head", "pooling"), HEADS)
-def test_a_fresh_adapter_changes_nothing(family, head, pooling, tiny_config):
-    _, network, _ = built(tiny_config(family, head=head, pooling=pooling))
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_a_fresh_adapter_changes_nothing(family, head, pooling, use_dora, tiny_config):
+    _, network, _ = built(tiny_config(family, head=head, pooling=pooling, use_dora=use_dora))
     tokens = tokens_of(np.random.default_rng(0), [3, 9, 17])
     adapted = predict.logits(network, tokens, pad_id(network))
     with network.disable_adapter():  # the head goes back to its untrained self too, which is what it still is
@@ -91,7 +95,8 @@ def test_padding_and_company_change_nothing(family, head, pooling, lengths, seed
 @pytest.mark.parametrize(("head", "pooling"), HEADS)
 @pytest.mark.parametrize("bias", ["none", "all"])
 def test_gradients_reach_exactly_the_trained(family, head, pooling, bias, tiny_config):
-    _, network, _ = built(tiny_config(family, head=head, pooling=pooling, bias=bias))
+    dora = {"use_dora": bias == "all"}
+    _, network, _ = built(tiny_config(family, head=head, pooling=pooling, bias=bias, **dora))
     tokens = tokens_of(np.random.default_rng(1), [5, 9])
     for name, parameter in network.named_parameters():  # a fresh B is zero and would hide A's gradient path
         if "lora_B" in name:
@@ -101,16 +106,58 @@ def test_gradients_reach_exactly_the_trained(family, head, pooling, bias, tiny_c
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("head", "pooling"), HEADS)
-def test_a_reload_gives_the_same_logits_bit_for_bit(head, pooling, dtype, tiny_config, tmp_path):
-    config = tiny_config("roberta", head=head, pooling=pooling, bias="all")
+@pytest.mark.parametrize("variant", [{}, {"use_dora": True, "use_rslora": True, "head_rank": 2}])
+def test_a_reload_gives_the_same_logits_bit_for_bit(head, pooling, variant, dtype, tiny_config, tmp_path):
+    config = tiny_config("roberta", head=head, pooling=pooling, bias="all", **variant)
     plan = plan_for(config, 4)
     network, sha = models.build(config, plan, LABELS, dtype)
-    with torch.no_grad():
-        for tensor in models.adapter_tensors(network).values():
-            tensor.add_(torch.randn_like(tensor) * 0.1)
+    stir(network)
     save(network, config, sha, plan, tmp_path)
     loaded = models.load(tmp_path, base_weights=config.base_weights, dtype=dtype)
     assert_same_logits(network, loaded.model, tokens_of(np.random.default_rng(2), [4, 30, 11]))
+
+
+def stir(network):
+    """Noise into every trained tensor: a fresh adapter would hide what is lost."""
+    with torch.no_grad():
+        for tensor in models.adapter_tensors(network).values():
+            tensor.add_(torch.randn_like(tensor) * 0.1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("variant", [{}, {"use_rslora": True}, {"use_dora": True}])
+def test_merged_into_the_base_an_adapter_gives_the_same_logits(family, variant, tiny_config):
+    _, network, _ = built(tiny_config(family, **variant))
+    stir(network)
+    tokens = tokens_of(np.random.default_rng(3), [4, 30, 11])
+    adapted = predict.logits(network, tokens, pad_id(network))
+    network.merge_adapter()
+    merged = predict.logits(network, tokens, pad_id(network))
+    network.unmerge_adapter()
+    np.testing.assert_allclose(merged, adapted, rtol=0, atol=1e-4)
+    with network.disable_adapter():
+        assert np.abs(predict.logits(network, tokens, pad_id(network)) - adapted).max() > 1e-2
+
+
+def test_rslora_scales_by_the_root_of_the_rank(tiny_config):
+    scalings = {}
+    for use in (False, True):
+        _, network, _ = built(tiny_config("bert", lora_r=4, lora_alpha=8, use_rslora=use))
+        query = network.get_submodule("base_model.model.encoder.layer.0.attention.self.query")
+        scalings[use] = query.scaling["default"]
+    assert scalings == {False: 2.0, True: 4.0}
+
+
+@pytest.mark.parametrize("labels", [4, 40])
+def test_a_low_rank_heads_product_starts_as_large_as_one_matrix(labels, tiny_config):
+    """Both forms: D -> k -> D, tanh, D -> C for 4 labels, D -> k -> C for 40."""
+    config = tiny_config("bert", head="low-rank", head_rank=16)
+    _, network, _ = built(config, tuple(map(str, range(labels))))
+    head = network.base_model.model.classifier.modules_to_save["default"]
+    assert [type(m).__name__ for m in head] == ["Linear", "Linear", "Tanh", "Linear"][: 4 if labels == 4 else 2]
+    assert head[0].bias is None
+    product = head[1].weight @ head[0].weight
+    assert product.std().item() == pytest.approx(network.config.initializer_range, rel=0.25)
 
 
 def save(network, config, sha, plan, folder):
@@ -121,6 +168,7 @@ def save(network, config, sha, plan, folder):
         base_sha256=sha,
         labels=LABELS,
         head=config.head,
+        head_rank=plan.head_rank,
         pooling=config.pooling,
         max_length=48,
         trainable_parameters=plan.trainable,

@@ -21,7 +21,13 @@ from textlora.errors import UsageError
 from textlora.model import WEIGHTS
 from textlora.tokens import load_tokenizer
 
-HEADS = [("full", "cls"), ("linear", "cls"), ("linear", "mean")]
+HEADS = [
+    ("full", "cls", {}),
+    ("linear", "cls", {}),
+    ("linear", "mean", {"use_dora": True, "use_rslora": True}),
+    ("low-rank", "mean", {"head_rank": 2}),  # D -> 2 -> 4 labels
+    ("low-rank", "cls", {}),  # D -> 8 -> D, tanh, D -> 4
+]
 
 # Runs the code block of the card with the base's hub id mapped to a local folder, textlora blocked.
 PROCESS = """
@@ -63,11 +69,11 @@ def stirred(run: Path, folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("head", "pooling"), HEADS)
+@pytest.mark.parametrize(("head", "pooling", "variant"), HEADS)
 def test_the_cards_lines_give_the_same_logits_without_textlora(
-    family, head, pooling, trained, tiny_base, texts, tmp_path
+    family, head, pooling, variant, trained, tiny_base, texts, tmp_path
 ):
-    run = stirred(trained(family, head=head, pooling=pooling), tmp_path / "run")
+    run = stirred(trained(family, head=head, pooling=pooling, **variant), tmp_path / "run")
     predictor = predict.load(run, base_weights=str(tiny_base(family)), precision="fp32")
     ours = predictor.predict_logits(texts[:24])
     theirs = card_logits(run, tiny_base(family), texts[:24], tmp_path)

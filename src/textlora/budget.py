@@ -19,23 +19,34 @@ from textlora.errors import BudgetError, UsageError, closest
 
 ALL_LINEAR = "all-linear"
 PLAIN = ("base", "num_labels", "total", "trainable", "trainable_percent", "adapters", "head", "biases", "head_kind")
-PLAIN += ("pooling", "budget", "fits", "largest_r", "r", "lora_alpha")  # as they are, in plan.json
+PLAIN += (
+    "head_rank",
+    "pooling",
+    "use_dora",
+    "use_rslora",
+    "budget",
+    "fits",
+    "largest_r",
+    "r",
+    "lora_alpha",
+)  # as they are, in plan.json
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """A linear with an adapter of rank `r`, scaled by lora_alpha / r."""
+    """A linear with an adapter of rank `r`."""
 
     name: str
     in_features: int
     out_features: int
     r: int
     lora_alpha: int
+    use_dora: bool = False
 
     @property
     def parameters(self) -> int:
-        """Trained numbers: A is [r, in], B is [out, r]."""
-        return self.r * (self.in_features + self.out_features)
+        """Trained numbers: A is [r, in], B is [out, r]; DoRA's magnitude is [out]."""
+        return self.r * (self.in_features + self.out_features) + self.use_dora * self.out_features
 
     def to_dict(self) -> dict[str, Any]:
         """The contract's JSON keys of one module."""
@@ -64,13 +75,16 @@ class Plan:
 
     base: str
     num_labels: int
-    head_kind: str  # "full" | "linear"
+    head_kind: str  # "full" | "linear" | "low-rank"
+    head_rank: int | None  # of a low-rank head
     pooling: str
     bias: str
     budget: int
     modules: tuple[Adapted, ...]  # in the order of the forward pass
     r: int  # of every module that rank_pattern doesn't name
     lora_alpha: int
+    use_dora: bool
+    use_rslora: bool  # scales by lora_alpha / sqrt(r); nothing to count
     target_modules: tuple[str, ...]  # as asked
     adapters: int
     head: int
@@ -167,27 +181,38 @@ def _draft(config: Config, shapes: Shapes, num_labels: int, base_name: str) -> P
     chosen = _targeted(config, shapes)
     pinned = _by_pattern(config.rank_pattern, chosen, shapes, "rank_pattern")
     alphas = _by_pattern(config.alpha_pattern, chosen, shapes, "alpha_pattern")
-    head = head_parameters(shapes, config.head, num_labels)
+    head = head_parameters(shapes, config.head, num_labels, config.head_rank)
     biases = bias_parameters(shapes, config.head, config.bias, chosen)
+    magnitudes = config.use_dora * sum(m.out_features for m in chosen)
 
-    largest = _largest_rank(chosen, pinned, config.budget - head - biases, shapes.hidden_size)
+    largest = _largest_rank(chosen, pinned, config.budget - head - biases - magnitudes, shapes.hidden_size)
     if config.lora_r == MAX and len(pinned) == len(chosen):
         raise UsageError("lora_r is max, but rank_pattern sets the rank of every module", "drop one of the two")
     r = largest if config.lora_r == MAX else int(config.lora_r)
     modules = tuple(
-        Adapted(m.name, m.in_features, m.out_features, pinned.get(m.name, r), alphas.get(m.name, config.lora_alpha))
+        Adapted(
+            m.name,
+            in_features=m.in_features,
+            out_features=m.out_features,
+            r=pinned.get(m.name, r),
+            lora_alpha=alphas.get(m.name, config.lora_alpha),
+            use_dora=config.use_dora,
+        )
         for m in chosen
     )
     return Plan(
         base=base_name,
         num_labels=num_labels,
         head_kind=config.head,
+        head_rank=config.head_rank if config.head == "low-rank" else None,
         pooling=config.pooling,
         bias=config.bias,
         budget=config.budget,
         modules=modules,
         r=r,
         lora_alpha=config.lora_alpha,
+        use_dora=config.use_dora,
+        use_rslora=config.use_rslora,
         target_modules=config.target_modules,
         adapters=sum(m.parameters for m in modules),
         head=head,
@@ -280,10 +305,10 @@ def _near(wrong: str, modules: list[Module], shapes: Shapes, *others: str) -> st
 def _over_budget(draft: Plan, config: Config, shapes: Shapes) -> BudgetError:
     """What doesn't fit, and the nearest thing that would."""
     limit = f"the budget is {draft.budget:,}"
-    linear = head_parameters(shapes, "linear", draft.num_labels)
+    smaller = _smaller_heads(draft, config, shapes)
     least = _draft(replace(config, lora_r=1), shapes, draft.num_labels, draft.base).trainable
     ways = [f"raise --budget to {least:,} for rank 1"]
-    ways += [f"use --head linear, which needs {linear:,}"] if linear < draft.head else []
+    ways += [f"use --head {head}, which needs {needed:,}" for head, needed in smaller.items()]
     ways += ["use --bias none"] if draft.biases else []
 
     if draft.head + draft.biases > draft.budget:
@@ -294,9 +319,19 @@ def _over_budget(draft: Plan, config: Config, shapes: Shapes) -> BudgetError:
     targets = ", ".join(draft.target_modules)
     if draft.largest_r == 0:
         pinned = " beside rank_pattern" if config.rank_pattern else ""
+        ways += ["leave out --use-dora"] if draft.use_dora else []
         ways += ["target fewer modules or layers"]
         what = f"even rank 1 on {targets}{pinned} trains {least:,} parameters"
         return BudgetError(f"{what}, {limit}", ", or ".join(ways))
 
     fix = f"the largest rank that fits is {draft.largest_r}: --lora-r {draft.largest_r}, or --lora-r max"
     return BudgetError(f"rank {draft.r} on {targets} trains {draft.trainable:,} parameters, {limit}", fix)
+
+
+def _smaller_heads(draft: Plan, config: Config, shapes: Shapes) -> dict[str, int]:
+    """Heads that need less than the draft's, and what they need: linear always, low-rank where it fits the budget."""
+    needed = {
+        head: head_parameters(shapes, head, draft.num_labels, config.head_rank) for head in ("linear", "low-rank")
+    }
+    room = {"linear": draft.head - 1, "low-rank": min(draft.head - 1, draft.budget - draft.biases)}
+    return {head: count for head, count in needed.items() if count <= room[head]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from textlora import bases
+from textlora import bases, heads
 from textlora.budget import Plan
 from textlora.config import Config
 
@@ -34,13 +34,14 @@ def usage(config: Config, num_labels: int, hidden_size: int) -> str:
             "logits = model(**batch).logits",
         ]
     else:
+        row = heads.layers(config.head, hidden_size, num_labels, config.head_rank)
         lines = [
             "import torch",
             "from peft import PeftModel",
             "from transformers import AutoModel, AutoTokenizer",
             "",
             f'base = AutoModel.from_pretrained("{base}")',
-            f"base.classifier = torch.nn.Linear({hidden_size}, {num_labels})",
+            f"base.classifier = {heads.source(row)}",
             *(adapter, tokenizer, tokens),
             "hidden = model(**batch).last_hidden_state",
             *(POOLED[config.pooling], "logits = model.classifier(pooled)"),

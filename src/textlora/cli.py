@@ -76,9 +76,12 @@ def _setting_flags(one: Parser) -> None:
     one.add_argument("--recipe", metavar="R", help=f"a shipped recipe or a TOML file [{configs.DEFAULT_RECIPE}]")
     for name, field in configs.setting_fields().items():
         spellings = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
+        help = field.metadata["help"].replace("%", "%%")
+        if configs.setting_type(name) is bool:
+            one.add_argument(*spellings, dest=name, nargs="?", const="true", metavar="true|false", help=help)
+            continue
         metavar = name.split("_")[-1].upper()
         action = "append" if configs.setting_type(name) in LISTS else "store"
-        help = field.metadata["help"].replace("%", "%%")
         one.add_argument(*spellings, dest=name, action=action, metavar=metavar, help=help)
 
 
@@ -166,9 +169,12 @@ def _value(name: str, text: Any) -> Any:
             return [get_args(wanted)[0](item.strip()) for item in ",".join(text).split(",") if item.strip()]
         if wanted == int | str:
             return text if text == configs.MAX else int(text)
+        if wanted is bool:
+            return {"true": True, "false": False}[text.lower()]
         return wanted(text)
-    except ValueError:
+    except (ValueError, KeyError):
         kinds = {int: "a whole number", float: "a number", tuple[int, ...]: "whole numbers with commas"}
+        kinds[bool] = "true or false"
         expected = kinds.get(
             wanted, "pairs like query=8,value=4" if wanted == dict[str, int] else "a whole number or max"
         )

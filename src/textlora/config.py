@@ -9,6 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
+from functools import cache
 from importlib import resources
 from math import isfinite
 from pathlib import Path
@@ -21,7 +22,7 @@ MAX = "max"  # --lora-r max: the largest rank that fits the budget
 
 CHOICES = {
     "bias": ("none", "all", "lora_only"),
-    "head": ("linear", "full"),
+    "head": ("linear", "low-rank", "full"),
     "pooling": ("mean", "cls"),
     "lr_scheduler_type": ("linear", "cosine", "cosine_with_restarts"),
     "lora_dropout_curve": ("constant", "linear", "cosine"),
@@ -81,6 +82,8 @@ class Config:
     budget: int = setting(1_000_000, "most parameters that may be trained, head included")
     lora_r: int | str = setting(16, "rank, or `max` for the largest that fits the budget")
     lora_alpha: int = setting(32, "the update is scaled by lora_alpha / lora_r")
+    use_rslora: bool = setting(False, "rank-stabilised: scaled by lora_alpha / sqrt(lora_r) instead")
+    use_dora: bool = setting(False, "DoRA: a trained magnitude for each output of an adapted module; slower")
     lora_dropout: float = setting(0.0, "dropout on the adapters' input (start of the curve)")
     lora_dropout_end: float = setting(0.0, "dropout at the last step, with --lora-dropout-curve")
     lora_dropout_curve: str = setting("constant", "from lora_dropout to lora_dropout_end: constant, linear, cosine")
@@ -89,7 +92,10 @@ class Config:
     rank_pattern: dict[str, int] = setting({}, "rank by module name or path, over lora_r")
     alpha_pattern: dict[str, int] = setting({}, "alpha by module name or path, over lora_alpha")
     bias: str = setting("none", "biases trained with the adapters: none, lora_only, all")
-    head: str = setting("linear", "linear on the pooled vector, or full: the base's own classification head")
+    head: str = setting("linear", "linear on the pooled vector, low-rank, or full: the base's own classification head")
+    head_rank: int = setting(
+        8, "rank of the low-rank head: D -> k -> C for more labels, else D -> k -> D, tanh, D -> C"
+    )
     pooling: str = setting("mean", "mean of the tokens, or cls: the first token (head full has its own, cls)")
 
     # training
@@ -142,7 +148,7 @@ def _choices(config: Config) -> list[str]:
 
 
 POSITIVE = ("budget", "max_length", "lora_alpha", "gradient_accumulation_steps", "learning_rate", "logging_steps")
-POSITIVE += ("num_train_epochs", "num_cycles")
+POSITIVE += ("num_train_epochs", "num_cycles", "head_rank")
 NOT_NEGATIVE = ("batch_tokens", "per_device_train_batch_size", "warmup_steps", "weight_decay", "max_grad_norm")
 NOT_NEGATIVE += ("early_stopping_patience", "eval_steps", "max_eval_samples")
 NOT_NEGATIVE += ("seed", "split_seed", "train_sample_size")
@@ -250,7 +256,12 @@ def setting_fields() -> dict[str, Field[Any]]:
 
 def setting_type(name: str) -> Any:
     """The declared type of a setting, resolved."""
-    return get_type_hints(Config)[name]
+    return _types()[name]
+
+
+@cache
+def _types() -> dict[str, Any]:
+    return get_type_hints(Config)  # slow, and the command line asks for every setting (80 ms of --help)
 
 
 def _over(config: Config, values: dict[str, Any]) -> Config:
@@ -300,6 +311,7 @@ def _typed(key: str, value: Any) -> Any:
         tuple[str, ...]: "a list of names",
         tuple[int, ...]: "a list of whole numbers",
         dict[str, int]: "a table of whole numbers",
+        bool: "true or false",
     }
     expected_words = expected.get(wanted, " or ".join(k.__name__ for k in kinds))
     raise UsageError(f"{key} must be {expected_words}, got {value!r}", "correct the flag or the recipe")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from textlora import heads
 from textlora.bases import Shapes
 
 ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
@@ -58,12 +59,13 @@ def linear_modules(shapes: Shapes) -> list[Module]:
     ]
 
 
-def head_parameters(shapes: Shapes, head: str, num_labels: int) -> int:
+def head_parameters(shapes: Shapes, head: str, num_labels: int, head_rank: int) -> int:
     """Trained numbers of the head. `full` is the base's own; BERT's pooler belongs to the base and stays frozen."""
     d = shapes.hidden_size
+    if head != "full":
+        return heads.parameters(head, d, num_labels, head_rank)
     out = d * num_labels + num_labels
-    has_dense = head == "full" and shapes.family != "bert"
-    return d * d + d + out if has_dense else out
+    return out if shapes.family == "bert" else d * d + d + out
 
 
 def bias_parameters(shapes: Shapes, head: str, bias: str, adapted: Iterable[Module]) -> int:

@@ -24,6 +24,8 @@ PEFT_CONFIG = "adapter_config.json"
 PEFT_PREFIX = "base_model.model."
 # Modules that are a head in any family: PEFT's SEQ_CLS saves the last two unasked, DistilBERT's has the first too.
 HEADS = ("pre_classifier", "classifier", "score")
+# How the last linear of a head ends: RoBERTa's own, a low-rank one's (a row of layers), all others'.
+OUTPUTS = ("out_proj.bias", "classifier.3.bias", "classifier.1.bias", "classifier.bias", "score.bias", "score.weight")
 # With bias=all PEFT 0.21 writes the head's biases three times: the untrained copy's, the trained one's by its inner
 # name, and the trained one's by its name. The first two are nobody's parameters.
 COPY = re.compile(r"\.(original_module|modules_to_save)\.")
@@ -39,6 +41,8 @@ CONFIG_TYPES = {
     "alpha_pattern": dict,
     "modules_to_save": list,
     "target_modules": (list, str),
+    "use_dora": bool,
+    "use_rslora": bool,
 }
 SETTINGS_TYPES = {
     "form": str,
@@ -46,6 +50,7 @@ SETTINGS_TYPES = {
     "base_sha256": str,
     "labels": list,
     "head": str,
+    "head_rank": int,
     "pooling": str,
     "budget": int,
 }
@@ -98,10 +103,13 @@ def _said(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, A
         "format": form,
         "labels": settings.get("labels"),
         "head_kind": settings.get("head") or ("full" if form == "stock" else None),
+        "head_rank": settings.get("head_rank"),
         "pooling": settings.get("pooling") or ("cls" if form == "stock" else None),
         "budget": settings.get("budget"),
         "r": config.get("r"),
         "lora_alpha": config.get("lora_alpha"),
+        "use_dora": bool(config.get("use_dora")),
+        "use_rslora": bool(config.get("use_rslora")),
         "target_modules": [asked] if isinstance(asked, str) else sorted(asked, key=_by_layer),
     }
 
@@ -241,8 +249,8 @@ def _frozen(base: str | None, form: str | None, biases: int) -> int | None:
 
 
 def _num_labels(head: Mapping[str, Shape]) -> int | None:
-    """From the bias of the last linear: `classifier.bias`, or `classifier.out_proj.bias` in the RoBERTa family."""
-    for ending in ("out_proj.bias", "classifier.bias", "score.bias", "score.weight"):
+    """From the bias of the head's last linear."""
+    for ending in OUTPUTS:
         for name, shape in head.items():
             if f".{name}".endswith(f".{ending}") and shape:
                 return shape[0]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from textlora import bases, device, runs
+from textlora import bases, device, heads, runs
 from textlora.bases import Base
 from textlora.budget import Plan
 from textlora.config import Config
@@ -54,6 +54,7 @@ class AdapterSettings:
     base_weights: str = ""  # random:SEED, if the base was never a real one
     labels: tuple[str, ...]
     head: str
+    head_rank: int | None = None  # of a low-rank head
     pooling: str
     cleaning: tuple[str, ...] = ()
     max_length: int
@@ -64,10 +65,10 @@ class AdapterSettings:
 
     @classmethod
     def read(cls, folder: Path) -> AdapterSettings:
-        """From a folder's textlora.json. Raises DamagedError if a field is missing."""
+        """From a folder's textlora.json. Raises DamagedError if a field without a default is missing."""
         values = runs.read_json(folder / runs.ADAPTER_SETTINGS)
         try:
-            known = {f.name: values[f.name] for f in fields(cls)}
+            known = {f.name: values[f.name] for f in fields(cls) if f.name in values or f.default is MISSING}
         except (KeyError, TypeError) as error:
             raise DamagedError(f"{folder / runs.ADAPTER_SETTINGS} lacks {error}", "copy the adapter again") from None
         plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in known.items()}
@@ -98,8 +99,8 @@ class _Classifies:
     def __init__(self, config: PreTrainedConfig) -> None:
         takes_pooler = "add_pooling_layer" in inspect.signature(super().__init__).parameters
         super().__init__(config, **({"add_pooling_layer": False} if takes_pooler else {}))  # type: ignore[call-arg]
-        self.classifier = nn.Linear(config.hidden_size, int(config.num_labels or 0))
-        self.pooling = "mean"
+        self.classifier: nn.Module = nn.Identity()  # until `_put_head`
+        self.pooling = ""
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
@@ -108,6 +109,34 @@ class _Classifies:
         pooled_BD = pool(hidden_BTD, attention_mask, self.pooling)
         with torch.autocast(pooled_BD.device.type, enabled=False):  # the head is tiny: its logits stay in fp32
             return SequenceClassifierOutput(logits=self.classifier(pooled_BD))
+
+
+def _put_head(network: PreTrainedModel, head: str, head_rank: int, pooling: str) -> None:
+    """Give a base of form `textlora` its pooling and its head, in the base's type; the head's numbers are anything."""
+    config = network.config
+    row = heads.layers(head, config.hidden_size, int(config.num_labels or 0), head_rank)
+    built = [
+        nn.Tanh() if isinstance(layer, heads.Tanh) else nn.Linear(layer.inputs, layer.outputs, bias=layer.bias)
+        for layer in row
+    ]
+    network.classifier = (built[0] if len(built) == 1 else nn.Sequential(*built)).to(network.dtype)  # type: ignore[arg-type]
+    network.pooling = pooling  # type: ignore[assignment]
+
+
+def _start_head(network: PreTrainedModel, modules: tuple[str, ...], config: Config) -> None:
+    """Random numbers for the head's modules, from the base's own recipe (mostly normal, of its initializer_range).
+
+    A product of two such matrices would start some hundred times smaller than one, and train slowly. A second factor
+    of deviation 1 / sqrt(k) makes the product's that of a single matrix.
+    """
+    for name in modules:
+        network.get_submodule(name).apply(network._init_weights)
+    if config.head == "low-rank":
+        row = heads.layers(
+            config.head, network.config.hidden_size, int(network.config.num_labels or 0), config.head_rank
+        )
+        for i in heads.second_factors(row):
+            nn.init.normal_(network.get_submodule(f"classifier.{i}").weight, std=config.head_rank**-0.5)  # type: ignore[arg-type]
 
 
 @cache
@@ -186,11 +215,10 @@ def build(config: Config, plan: Plan, labels: tuple[str, ...], dtype: torch.dtyp
     settings = hf_config(base, config.base_weights, labels, config.base_dropout)
     network, base_sha256 = _network(settings, base, config.base_weights, form, dtype)
     if form == "textlora":
-        network.pooling = config.pooling  # type: ignore[assignment]
+        _put_head(network, config.head, config.head_rank, config.pooling)
     torch.manual_seed(config.seed)
     modules = head_modules(settings.model_type, form)
-    for name in modules:
-        network.get_submodule(name).apply(network._init_weights)
+    _start_head(network, modules, config)
     model = _wrap(network, _lora_config(config, plan, base, form, modules))
     if trainable_count(model) != plan.trainable:
         raise GateError(
@@ -212,6 +240,8 @@ def _lora_config(config: Config, plan: Plan, base: Base, form: str, modules: tup
         rank_pattern=plan.rank_pattern,
         alpha_pattern=plan.alpha_pattern,
         bias=plan.bias,  # type: ignore[arg-type]
+        use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
         modules_to_save=list(modules),  # PEFT appends to it
     )
 
@@ -325,7 +355,7 @@ def load(
             "name the right ones with --base-weights, or accept what comes with --allow-other-base",
         )
     if settings.form == "textlora":
-        network.pooling = settings.pooling  # type: ignore[assignment]
+        _put_head(network, settings.head, settings.head_rank or 0, settings.pooling)
     model = _wrap(network, lora)
     set_adapter_tensors(model, tensors)
     model.eval().to(device.pick_device())

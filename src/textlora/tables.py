@@ -15,11 +15,13 @@ def plan_table(plan: Result) -> str:
         "biases": plan["biases"],
         "trainable": plan["trainable"],
     }
-    rows = [f"{plan['base']}, {plan['num_labels']} labels, head {plan['head_kind']}, pooling {plan['pooling']}"]
+    head = plan["head_kind"] + (f" (rank {plan['head_rank']})" if plan["head_rank"] else "")
+    rows = [f"{plan['base']}, {plan['num_labels']} labels, head {head}, pooling {plan['pooling']}"]
     rows += [f"  {name:<10}{count:>12,}" for name, count in groups.items() if count or name != "biases"]
     rows += [f"  {'of':<10}{plan['total']:>12,}  {plan['trainable_percent']} %"]
     rows += [f"  {'budget':<10}{plan['budget']:>12,}  {plan['budget'] - plan['trainable']:,} left"]
-    where = f"  r {plan['r']}, alpha {plan['lora_alpha']} on {len(plan['modules'])} matrices"
+    kind = "DoRA, " * plan["use_dora"] + "rsLoRA, " * plan["use_rslora"]
+    where = f"  {kind}r {plan['r']}, alpha {plan['lora_alpha']} on {len(plan['modules'])} matrices"
     rows += [f"{where}; the largest r that fits is {plan['largest_r']}"]
     if plan["neighbours"]:
         rows += ["also fits:"]

@@ -344,6 +344,7 @@ def _save_adapter(run: Run, prepared: Prepared, trained: PeftModel) -> None:
         base_weights=config.base_weights if config.base_weights.startswith("random:") else "",
         labels=prepared.labels,
         head=config.head,
+        head_rank=prepared.plan.head_rank,
         pooling=config.pooling,
         cleaning=config.cleaning,
         max_length=config.max_length,
