@@ -647,6 +647,7 @@ BAD_INPUT = {
     "one label": (f"{PLAN} --num-labels 1", 2, "2 labels or more"),
     "labels that are no number": (f"{PLAN} --num-labels four", 2, "invalid int value"),
     "an unknown choice": (f"{PLAN} --head liner", 2, "did you mean linear"),
+    "an unknown optimizer": (f"{PLAN} --optim muonn", 2, "did you mean muon"),
     "a switch that is neither": (f"{PLAN} --use-dora maybe", 2, "--use-dora takes true or false, got 'maybe'"),
     "a head of rank 0": (f"{PLAN} --head low-rank --head-rank 0", 2, "head_rank must be above 0"),
     "both batching modes": (f"{PLAN} --batch-tokens 512 --per-device-train-batch-size 8", 2, "set one of batch_tokens"),

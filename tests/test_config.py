@@ -40,6 +40,7 @@ BY_SETTING = {
     "num_cycles": counts,
     "max_steps": counts | st.just(-1),
     "learning_rate": positive,
+    "loraplus_lr_ratio": positive,
     "num_train_epochs": positive,
     "weight_decay": st.floats(0, 1e6),
     "max_grad_norm": st.floats(0, 1e6),

@@ -115,6 +115,10 @@ def killed(config, out: Path, at_step: int, sig: int, tmp_path: Path) -> subproc
     ("at_step", "changes"),
     [
         (9, {"lora_dropout": 0.2, "lora_dropout_end": 0.05, "lora_dropout_curve": "linear"}),  # inside an epoch
+        (6, {"optim": "muon", "use_dora": True, "head": "low-rank"}),
+        (6, {"optim": "loraplus", "use_rslora": True}),
+        (6, {"optim": "adafactor"}),
+        (6, {"optim": "sgd"}),
         (13, {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 2, "lora_dropout": 0.1}),
     ],
 )

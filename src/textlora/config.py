@@ -27,6 +27,7 @@ CHOICES = {
     "lr_scheduler_type": ("linear", "cosine", "cosine_with_restarts"),
     "lora_dropout_curve": ("constant", "linear", "cosine"),
     "class_weights": ("none", "sqrt", "balanced"),
+    "optim": ("adamw_torch", "loraplus", "muon", "adafactor", "sgd"),
     "precision": ("auto", "bf16", "fp16", "fp32"),
     "metric_for_best_model": ("accuracy", "f1_macro"),
 }
@@ -104,12 +105,16 @@ class Config:
     gradient_accumulation_steps: int = setting(1, "batches to an optimizer step")
     num_train_epochs: float = setting(3.0, "passes over the training rows")
     max_steps: int = setting(-1, "optimizer steps, over num_train_epochs; -1 = off")
+    optim: str = setting(
+        "adamw_torch", "adamw_torch, loraplus, muon (on the adapters, AdamW the rest), adafactor or sgd"
+    )
+    loraplus_lr_ratio: float = setting(16.0, "of optim loraplus: each B's rate over its A's")
     learning_rate: float = setting(1e-3, "peak learning rate")
     lr_scheduler_type: str = setting("linear", "linear, cosine or cosine_with_restarts, each down to zero")
     num_cycles: int = setting(1, "cycles of cosine_with_restarts")
     warmup_ratio: float = setting(0.06, "share of all steps in which the rate rises from zero")
     warmup_steps: int = setting(0, "the same in steps; over warmup_ratio")
-    weight_decay: float = setting(0.0, "AdamW's, on matrices; biases and norms are exempt")
+    weight_decay: float = setting(0.0, "on matrices; biases, norms and magnitudes are exempt")
     max_grad_norm: float = setting(1.0, "gradient clipping; 0 = off")
     label_smoothing_factor: float = setting(0.0, "share of the target spread evenly over the labels")
     class_weights: str = setting("none", "none, balanced: n / (C * n_c), or sqrt: its square root, scaled to mean 1")
@@ -148,13 +153,13 @@ def _choices(config: Config) -> list[str]:
 
 
 POSITIVE = ("budget", "max_length", "lora_alpha", "gradient_accumulation_steps", "learning_rate", "logging_steps")
-POSITIVE += ("num_train_epochs", "num_cycles", "head_rank")
+POSITIVE += ("num_train_epochs", "num_cycles", "head_rank", "loraplus_lr_ratio")
 NOT_NEGATIVE = ("batch_tokens", "per_device_train_batch_size", "warmup_steps", "weight_decay", "max_grad_norm")
 NOT_NEGATIVE += ("early_stopping_patience", "eval_steps", "max_eval_samples")
 NOT_NEGATIVE += ("seed", "split_seed", "train_sample_size")
 SHARES = ("base_dropout", "lora_dropout", "lora_dropout_end", "label_smoothing_factor", "warmup_ratio")
 SHARES += ("validation_fraction",)
-FINITE = ("num_train_epochs", "learning_rate", "weight_decay", "max_grad_norm")
+FINITE = ("num_train_epochs", "learning_rate", "loraplus_lr_ratio", "weight_decay", "max_grad_norm")
 SEEDS = 2**32  # NumPy's global generator takes no larger one, and the Trainer hands ours on to it
 
 

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
-from textlora import checkpoint, device, model, runs
+from textlora import checkpoint, device, model, optim, runs
 from textlora.callbacks import Meter
 from textlora.config import Config
 from textlora.errors import UsageError
@@ -83,6 +83,11 @@ class TextTrainer(Trainer):
             return super().get_train_dataloader()
         loader = DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)  # type: ignore[arg-type]
         return self.accelerator.prepare(loader)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            self.optimizer = optim.build(self.config.optim, model or self._peft_model(), self.config)
+        return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
         c = self.config
@@ -179,7 +184,7 @@ def arguments(config: Config, run: Run, dtype: torch.dtype) -> TrainingArguments
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
-        optim="adamw_torch",
+        optim="adamw_torch",  # never asked for: `TextTrainer.create_optimizer` makes ours
         use_cpu=device.pick_device().type == "cpu",
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,
