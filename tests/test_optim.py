@@ -62,14 +62,14 @@ def rates(model, optimizer) -> dict[str, tuple[float, float]]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_learns_a_tiny_task_and_moves_every_trained_parameter(name, tiny_config):
-    # a key's bias adds the same to all scores of a query: it has no gradient
-    config = settings(tiny_config, name, use_dora=True, bias="lora_only", target_modules=["query", "value"])
+    config = settings(tiny_config, name, use_dora=True, bias="lora_only")
     model = network(config)
     before = trained(model)
     losses = steps(model, optim.build(name, model, config), 40)
     assert losses[-1] < 0.3 * losses[0], losses
     after = trained(model)
-    assert [n for n in before if torch.equal(before[n], after[n])] == []
+    still = [n for n in before if torch.equal(before[n], after[n])]
+    assert [n for n in still if not n.endswith("key.base_layer.bias")] == []  # a key's bias can have no effect
 
 
 @pytest.mark.parametrize("name", NAMES)
