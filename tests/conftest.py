@@ -22,7 +22,8 @@ from textlora.config import Config
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 CORPUS = ROOT / "src" / "textlora" / "corpus"
-FAMILIES = ("bert", "roberta", "distilbert")
+FAMILIES = ("bert", "roberta", "distilbert", "electra", "mpnet", "deberta-v2", "modernbert")
+NAMED = {"deberta-v2": "deberta"}  # family -> the base of that family that tests train, where it has another name
 TINY = {
     "vocab_size": 400,
     "hidden_size": 32,
@@ -30,6 +31,25 @@ TINY = {
     "num_attention_heads": 4,
     "intermediate_size": 64,
     "max_position_embeddings": 130,
+}
+OWN: dict[str, dict[str, Any]] = {
+    "roberta": {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1},
+    "mpnet": {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
+    "electra": {"embedding_size": 16},
+    "deberta-v2": {
+        "relative_attention": True,
+        "position_buckets": 16,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+    },
+    "modernbert": {
+        "local_attention": 16,
+        "layer_types": ["full_attention", "sliding_attention"],
+        "classifier_pooling": "mean",
+        **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0),
+    },
 }
 
 settings.register_profile("textlora", deadline=None, max_examples=30, suppress_health_check=list(HealthCheck))
@@ -52,7 +72,7 @@ def make_tokenizer(family: str, folder: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
     lines = [row["text"] for row in corpus_rows("train")]
-    if family == "roberta":
+    if family in ("roberta", "mpnet"):
         special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
         tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -84,9 +104,7 @@ def make_base(family: str, folder: Path, seed: int = 0) -> Path:
     import torch
     from transformers import AutoConfig, AutoModel
 
-    sizes: dict[str, Any] = dict(TINY)
-    if family == "roberta":
-        sizes |= {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1}
+    sizes: dict[str, Any] = TINY | OWN.get(family, {})
     if family == "distilbert":
         names = {
             "hidden_size": "dim",
@@ -124,7 +142,7 @@ def tiny_config(tiny_base: Callable[[str], Path]) -> Callable[..., Config]:
     def config(family: str = "bert", **changes: Any) -> Config:
         given: dict[str, Any] = {
             "auto": [],
-            "base": family,
+            "base": NAMED.get(family, family),
             "base_weights": str(tiny_base(family)),
             "data": "mini-news",
             "lora_r": 4,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from textlora import bases
+from textlora import bases, shapes
 from textlora.bases import BASES, Shapes
 from textlora.errors import DamagedError, ResourceError, UsageError
 
@@ -66,10 +66,20 @@ def test_shapes_are_those_transformers_reads_from_the_config(base):
 
     config = AutoConfig.for_model(**base.config)
     assert config.model_type == base.shapes.family
-    own = bases.OWN_KEYS.get(base.shapes.family, {})
-    for size in bases.SIZES:
-        assert getattr(base.shapes, size) == getattr(config, own.get(size, size), 0), size
+    names = shapes.OWN_KEYS.get(base.shapes.family, {})
+    for size in shapes.SIZES:
+        assert getattr(base.shapes, size) == getattr(config, names.get(size, size), 0), size
     assert Shapes.from_config(config.to_dict()) == base.shapes
+
+
+@pytest.mark.parametrize("family", shapes.OWN)
+def test_a_key_that_a_config_leaves_out_has_transformers_default(family):
+    from transformers import AutoConfig
+
+    ours = {"embedding_size": {0: None}, "pos_att_type": {(): None}}  # how we write what transformers leaves open
+    config = AutoConfig.for_model(family)
+    for key, default in shapes.OWN[family].items():
+        assert getattr(config, key, default) == ours.get(key, {}).get(default, default) or not hasattr(config, key), key
 
 
 @EMBEDDED
@@ -91,6 +101,9 @@ def test_the_embedded_minilm_is_found_unimported_and_is_the_pinned_one():
         ("bert-base-uncased", "bert"),
         ("distilbert-base-uncased", "distilbert"),
         ("xlm-roberta-base", "xlm-roberta"),
+        ("deberta-v3-base", "deberta"),
+        ("answerdotai/ModernBERT-base", "modernbert"),
+        ("all-mpnet-base-v2", "all-mpnet"),
     ],
 )
 def test_a_base_is_found_by_short_name_hub_id_and_legacy_id(name, base):
@@ -143,10 +156,27 @@ def test_an_unknown_base_names_the_closest():
     assert caught.value.code == 2
 
 
-@pytest.mark.parametrize("family", ["albert", None, ["bert"]])
+@pytest.mark.parametrize("family", ["no-such", None, ["bert"]])
 def test_an_unknown_family_lists_the_known_ones(family):
-    with pytest.raises(UsageError, match="bert, roberta, xlm-roberta, distilbert"):
-        Shapes.from_config({"model_type": family})
+    with pytest.raises(UsageError, match=r"transformers has no such family; .*bert, roberta, xlm-roberta, distilbert"):
+        bases.shapes_of({"model_type": family})
+    with pytest.raises(UsageError, match="holds a list, expected an object"):
+        bases.shapes_of([family])
+
+
+@pytest.mark.parametrize(
+    ("base", "key", "value"),
+    [
+        ("electra", "embedding_size", "128"),
+        ("mpnet", "relative_attention_num_buckets", True),
+        ("deberta", "relative_attention", 1),
+        ("deberta", "pos_att_type", 3),
+        ("modernbert", "norm_bias", "no"),
+    ],
+)
+def test_a_familys_own_key_of_another_type_is_named(base, key, value):
+    with pytest.raises(UsageError, match=f"{key} = .*, expected something like"):
+        Shapes.from_config({**BASES[base].config, key: value})
 
 
 @pytest.mark.parametrize("size", [None, 0, -1, "768", 7.5, True])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import subprocess
 import sys
 import time
@@ -17,7 +19,7 @@ from textlora import config as configs
 from textlora.bases import BASES, Base, Shapes
 from textlora.budget import linear_modules, pattern_key, plan
 from textlora.config import Config
-from textlora.counts import LAYOUTS, base_parameters
+from textlora.counts import base_parameters, bias_parameters, usual_targets
 from textlora.errors import BudgetError, UsageError
 
 # PEFT 0.21 asks transformers 5.23 for a property that was renamed; neither we nor the counts have a part in it.
@@ -35,16 +37,33 @@ def planned(base: str = "roberta", labels: int = 4, **settings):
     return plan(replace(FULL, **settings), BASES[base].shapes, labels, base)
 
 
-def tiny(family: str) -> Base:
+def tiny(family: str, **more) -> Base:
     """A base of the family with 16 numbers a token, 2 layers, feed-forward 24."""
     own = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24}
     usual = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
     sizes = {**(own if family == "distilbert" else usual), "vocab_size": 50, "max_position_embeddings": 20}
-    config = {**FAMILIES[family].config, **sizes}
+    ids = {key: 3 for key in FAMILIES[family].config if key.endswith("_token_id")}
+    config = {**FAMILIES[family].config, **sizes, **ids, **more}
     return Base("tiny", "tiny", Shapes.from_config(config), None, None, config)
 
 
-TINY = {family: tiny(family) for family in FAMILIES}
+NEAR = {"position_buckets": 4}
+RELATIVE = {"relative_attention": True, "share_att_key": False, "pos_att_type": ["c2p", "p2c"]}
+TINY = {
+    **{family: tiny(family) for family in FAMILIES},
+    "electra": tiny("electra", embedding_size=16),
+    "electra-small": tiny("electra", embedding_size=8),
+    "deberta-v2": tiny("deberta-v2", **NEAR),
+    "deberta-v2-unshared": tiny(
+        "deberta-v2", **RELATIVE, type_vocab_size=2, max_relative_positions=9, position_buckets=-1
+    ),
+    "deberta-v2-one-way": tiny("deberta-v2", **RELATIVE | {"pos_att_type": "P2C"}, **NEAR, position_biased_input=True),
+    "deberta-v2-xlarge": tiny("deberta-v2", **NEAR, conv_kernel_size=3, conv_groups=2, embedding_size=8),
+    "deberta-v2-absolute": tiny("deberta-v2", relative_attention=False, norm_rel_ebd="none", pos_att_type=None),
+    "modernbert-biased": tiny("modernbert", attention_bias=True, mlp_bias=True, norm_bias=True, classifier_bias=True),
+    "modernbert-half-biased": tiny("modernbert", mlp_bias=True),
+}
+ARCHITECTURES = {**BASES, **{name: base for name, base in TINY.items() if name not in FAMILIES}}
 
 
 def network(base: Base, head: str, labels: int):
@@ -54,10 +73,13 @@ def network(base: Base, head: str, labels: int):
 
     config = AutoConfig.for_model(**base.config, num_labels=labels)
     if head == "full":
-        modules = ["pre_classifier", "classifier"] if base.shapes.family == "distilbert" else ["classifier"]
-        return AutoModelForSequenceClassification.from_config(config), modules
-    pooler = {} if base.shapes.family == "distilbert" else {"add_pooling_layer": False}
-    model = AutoModel.from_config(config, **pooler)
+        firsts = {"distilbert": ["pre_classifier"], "deberta-v2": ["pooler"], "modernbert": ["head"]}
+        return AutoModelForSequenceClassification.from_config(config), [
+            *firsts.get(base.shapes.family, []),
+            "classifier",
+        ]
+    takes_pooler = "add_pooling_layer" in inspect.signature(AutoModel._model_mapping[type(config)]).parameters
+    model = AutoModel.from_config(config, **({"add_pooling_layer": False} if takes_pooler else {}))
     d, k = base.shapes.hidden_size, HEAD_RANK
     if head == "linear":
         model.classifier = nn.Linear(d, labels)
@@ -73,7 +95,8 @@ def built(base: Base, config: Config, labels: int, **lora):
 
     model, modules = network(base, config.head, labels)
     task = "SEQ_CLS" if config.head == "full" else "FEATURE_EXTRACTION"
-    return get_peft_model(model, LoraConfig(task_type=task, bias=config.bias, modules_to_save=modules, **lora))  # type: ignore[arg-type]
+    named = {"task_type": task, "bias": config.bias, "modules_to_save": modules}
+    return get_peft_model(model, LoraConfig(**{**named, **lora}))  # type: ignore[arg-type]
 
 
 def counts(model) -> tuple[int, int]:
@@ -98,9 +121,10 @@ def adapted(model, prefix: str) -> dict[str, tuple[int, float]]:
 def questions(draw):
     """(base, config, labels) with targets and patterns that fit the family."""
     base = TINY[draw(st.sampled_from(sorted(TINY)))]
-    layout = LAYOUTS[base.shapes.family]
     paths = [m.name for m in linear_modules(base.shapes)]
-    names = [*layout.short, *layout.linears, "all-linear"]
+    endings = [path.split(".0.", 1)[1] for path in paths if ".0." in path]
+    short = list(dict.fromkeys(name for targets in usual_targets(base.shapes) for name in targets))
+    names = [*short, *endings, "all-linear"]
     targets = st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True) | st.lists(
         st.sampled_from(paths).map(lambda path: draw(st.sampled_from(["", base.shapes.prefix])) + path),
         min_size=1,
@@ -108,8 +132,8 @@ def questions(draw):
         unique=True,
     )
     asked = tuple(draw(targets))
-    is_path = "layer." in asked[0]
-    keys = st.sampled_from([*layout.short, r"layer\.1\..*", paths[0], base.shapes.prefix + paths[-1]])
+    is_path = asked[0].endswith(tuple(paths))
+    keys = st.sampled_from([*short, r"layers?\.1\..*", paths[0], base.shapes.prefix + paths[-1]])
     patterns = st.dictionaries(keys, st.integers(1, 9), max_size=2)
     config = Config(
         budget=10**9,
@@ -227,26 +251,40 @@ def test_neighbours_fit_differ_and_are_plans_of_the_same_head(question, budget):
         assert theirs.modules != ours.modules
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("head", ["full", "linear"])
-def test_base_parameters_are_those_of_the_real_architecture(family, head):
+def test_base_parameters_are_those_of_the_real_architecture(name, head):
     import torch
 
-    base = FAMILIES[family]
+    base = ARCHITECTURES[name]
     with torch.device("meta"):
         model, modules = network(base, head, 4)
-    own = (p.numel() for name, p in model.named_parameters() if name.split(".")[0] not in modules)
-    assert base_parameters(base.shapes, head) == sum(own)
+    own = {name: p.numel() for name, p in model.named_parameters() if name.split(".")[0] not in modules}
+    assert base_parameters(base.shapes, head) == sum(own.values())
+    biases = sum(numbers for name, numbers in own.items() if name.endswith(".bias"))  # PEFT's rule
+    assert bias_parameters(base.shapes, head, "all", []) == biases
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_linear_modules_are_the_encoders_linears_in_order(family):
+@pytest.mark.parametrize("name", TINY)
+def test_linear_modules_are_the_linears_of_the_encoders_layers_in_order(name):
     from torch import nn
 
-    model, _ = network(TINY[family], "linear", 2)
-    linears = [(n, m.in_features, m.out_features) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
-    ours = [(m.name, m.in_features, m.out_features) for m in linear_modules(TINY[family].shapes)]
-    assert [*ours, ("classifier", 16, 2)] == linears
+    model, _ = network(TINY[name], "linear", 2)
+    linears = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and re.search(r"\.\d+\.", n)]
+    ours = [(m.name, m.in_features, m.out_features, m.bias) for m in linear_modules(TINY[name].shapes)]
+    assert ours == [(n, m.in_features, m.out_features, m.bias is not None) for n, m in linears]
+
+
+@pytest.mark.parametrize(
+    ("base", "millions"),
+    [  # as published, without pooler and language-model head: model cards and papers
+        *[("deberta", 183.8), ("deberta-small", 141.3), ("deberta-xsmall", 70.7)],
+        *[("modernbert", 149.0), ("mpnet", 108.9), ("electra", 108.9), ("electra-small", 13.5)],
+        *[("roberta-large", 354.3), ("distilroberta", 81.5), ("bge-small", 33.2)],
+    ],
+)
+def test_sizes_are_the_published_ones(base, millions):
+    assert round(base_parameters(BASES[base].shapes, "linear") / 1e6, 1) == millions
 
 
 def test_pattern_keys_match_as_pefts_do():

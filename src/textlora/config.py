@@ -70,7 +70,7 @@ class Config:
     cleaning: tuple[str, ...] = setting((), "cleaning steps, applied in training and prediction alike")
 
     # base
-    base: str = setting("minilm", "minilm, roberta, bert, distilbert or xlm-roberta, or the hub id of one")
+    base: str = setting("minilm", "a short name (minilm, roberta, deberta, modernbert, ...) or its hub id")
     base_revision: str = setting(
         "", "branch, tag or commit of the base on the hub [the newest; the run keeps its commit]"
     )

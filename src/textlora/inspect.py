@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from textlora import bases, runs
-from textlora.bases import PICKLES, PREFIXES
+from textlora.bases import PICKLES
 from textlora.budget import Adapted, pattern_key
 from textlora.counts import base_parameters
 from textlora.errors import DamagedError, UsageError
 from textlora.header import AGAIN, Shape, damaged, read_header
+from textlora.shapes import PREFIXES
 
 WEIGHTS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"

@@ -10,7 +10,7 @@ B texts, T tokens, D hidden, C labels.
 from __future__ import annotations
 
 import hashlib
-import inspect
+from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -21,25 +21,29 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from textlora import bases, device, heads, runs
+from textlora import bases, device, heads, meta, runs
 from textlora.bases import Base
 from textlora.budget import Plan
 from textlora.config import Config
 from textlora.errors import DamagedError, GateError, UsageError
+from textlora.shapes import PREFIXES
 
 WEIGHTS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
-FULL_HEAD = {"distilbert": ("pre_classifier", "classifier")}  # what a family's own head consists of, if not just:
-CLASSIFIER = ("classifier",)
 DROPOUTS = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
     "dropout",
     "attention_dropout",
     "seq_classif_dropout",
+    "classifier_dropout",
+    "cls_dropout",
+    "pooler_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
 )
 
 
@@ -97,15 +101,15 @@ class _Classifies:
     accepts_loss_kwargs = False  # the Trainer must not pass num_items_in_batch to the encoder
 
     def __init__(self, config: PreTrainedConfig) -> None:
-        takes_pooler = "add_pooling_layer" in inspect.signature(super().__init__).parameters
-        super().__init__(config, **({"add_pooling_layer": False} if takes_pooler else {}))  # type: ignore[call-arg]
+        super().__init__(config, **meta.no_pooler(super().__init__))  # type: ignore[call-arg]
         self.classifier: nn.Module = nn.Identity()  # until `_put_head`
         self.pooling = ""
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> SequenceClassifierOutput:
-        hidden_BTD = super().forward(input_ids, attention_mask, **kwargs).last_hidden_state  # type: ignore[misc]
+        out = super().forward(input_ids, attention_mask=attention_mask, **kwargs)  # type: ignore[misc]
+        hidden_BTD = out.last_hidden_state
         pooled_BD = pool(hidden_BTD, attention_mask, self.pooling)
         with torch.autocast(pooled_BD.device.type, enabled=False):  # the head is tiny: its logits stay in fp32
             return SequenceClassifierOutput(logits=self.classifier(pooled_BD))
@@ -123,7 +127,7 @@ def _put_head(network: PreTrainedModel, head: str, head_rank: int, pooling: str)
     network.pooling = pooling  # type: ignore[assignment]
 
 
-def _start_head(network: PreTrainedModel, modules: tuple[str, ...], config: Config) -> None:
+def _start_head(network: PreTrainedModel, modules: Iterable[str], config: Config) -> None:
     """Random numbers for the head's modules, from the base's own recipe (mostly normal, of its initializer_range).
 
     A product of two such matrices would start some hundred times smaller than one, and train slowly. A second factor
@@ -144,48 +148,78 @@ def _classifying(encoder_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
     return type(f"{encoder_class.__name__}Classifier", (_Classifies, encoder_class), {})
 
 
-def _network(
-    hf_config: PreTrainedConfig, base: Base, weights: str, form: str, dtype: torch.dtype
-) -> tuple[PreTrainedModel, str]:
-    """The base with an untrained head, on the CPU in `dtype`; and the sha256 of the base's weights."""
-    auto = AutoModelForSequenceClassification if form == "stock" else AutoModel
-    model_class: Any = auto._model_mapping[type(hf_config)]
+@dataclass(frozen=True)
+class _Network:
+    """A base with an untrained head, on the CPU."""
+
+    model: PreTrainedModel
+    base_sha256: str  # of the base's weights
+    brought: tuple[str, ...]  # modules of the head that the base's weights brought: ModernBERT's transform
+
+
+def _network(hf_config: PreTrainedConfig, base: Base, weights: str, form: str, dtype: torch.dtype) -> _Network:
+    """The base with an untrained head, in `dtype`.
+
+    Raises UsageError if a frozen part would stay random, DamagedError for weights that don't fit their config.
+    """
+    auto = "AutoModelForSequenceClassification" if form == "stock" else "AutoModel"
+    model_class = meta.model_class(auto, hf_config)
+    # The CPU's fused attention takes 10 times as long in its backward pass at these lengths (docs/log.md, 2026-11-22).
+    fused = device.pick_device().type == "cuda" and model_class._supports_sdpa
+    hf_config._attn_implementation = "sdpa" if fused else "eager"
     if form == "textlora":
         model_class = _classifying(model_class)
-    # The CPU's fused attention takes 10 times as long in its backward pass at these lengths (docs/log.md, 2026-11-22).
-    hf_config._attn_implementation = "sdpa" if device.pick_device().type == "cuda" else "eager"
     if weights.startswith("random:"):
-        return _random(model_class, hf_config, int(weights[7:]), dtype)
+        return _random(model_class, hf_config, int(weights[7:]), form, dtype)
+    return _pretrained(model_class, hf_config, base, weights, form, dtype)
+
+
+def _pretrained(
+    model_class: Any, hf_config: PreTrainedConfig, base: Base, weights: str, form: str, dtype: torch.dtype
+) -> _Network:
     folder = bases.files(base, weights)
     model, loading = model_class.from_pretrained(
-        folder, config=hf_config, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+        folder,
+        config=hf_config,
+        dtype=dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        ignore_mismatched_sizes=True,  # a fine-tuned base brings a head of its own number of labels; others: see below
+        output_loading_info=True,
     )
-    head = tuple(f"{name}." for name in head_modules(hf_config.model_type, form))
-    random = sorted(key for key in loading["missing_keys"] if not key.startswith(head))
-    if random:
-        raise UsageError(
-            f"{base.hub_id} has no weights for {random[0]}: frozen, it would stay random",
-            "use --head linear, which needs none of them",
-        )
-    return model, bases.sha256_of(folder, base, allow_other=bool(weights))  # a named folder may hold other weights
+    head = head_modules(model, form)
+    missing = set(loading["missing_keys"])
+    misfits = {key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]}
+    frozen = [sorted(k for k in keys if k.split(".")[0] not in head) for keys in (misfits, missing)]
+    if frozen[0]:
+        what = f"{frozen[0][0]} of {folder / bases.WEIGHTS} has another shape than {bases.CONFIG} says"
+        raise DamagedError(what, "put the two files that were published together there")
+    if frozen[1]:
+        fix = "use --head linear, which needs none of them" if form == "stock" else "use another base"
+        raise UsageError(f"{base.hub_id} has no weights for {frozen[1][0]}: frozen, it would stay random", fix)
+    # The last module has an output for each label and is trained from scratch, whatever the base was trained on before.
+    brought = tuple(name for name in head[:-1] if not any(k.split(".")[0] == name for k in missing | misfits))
+    sha256 = bases.sha256_of(folder, base, allow_other=bool(weights))  # a named folder may hold other weights
+    return _Network(model, sha256, brought)
 
 
 def _random(
-    model_class: type[PreTrainedModel], hf_config: PreTrainedConfig, seed: int, dtype: torch.dtype
-) -> tuple[PreTrainedModel, str]:
+    model_class: type[PreTrainedModel], hf_config: PreTrainedConfig, seed: int, form: str, dtype: torch.dtype
+) -> _Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_class(hf_config)
     digest = hashlib.sha256()
+    head = head_modules(model, form)
     for name, tensor in sorted(model.state_dict().items()):
-        if not name.startswith(("classifier.", "pre_classifier.")):
+        if name.split(".")[0] not in head:
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-    return model.to(dtype=dtype), digest.hexdigest()  # type: ignore[call-arg]
+    return _Network(model.to(dtype=dtype), digest.hexdigest(), ())  # type: ignore[call-arg]
 
 
-def head_modules(model_type: str, form: str) -> tuple[str, ...]:
-    """The modules a head consists of: trained and saved whole (PEFT's modules_to_save)."""
-    return FULL_HEAD.get(model_type, CLASSIFIER) if form == "stock" else CLASSIFIER
+def head_modules(network: PreTrainedModel, form: str) -> tuple[str, ...]:
+    """The modules a head consists of: trained and saved whole (PEFT's modules_to_save); the outputs' one comes last."""
+    return meta.own_head(network) if form == "stock" else ("classifier",)
 
 
 def hf_config(base: Base, weights: str, labels: tuple[str, ...], dropout: float = 0.0) -> PreTrainedConfig:
@@ -213,18 +247,41 @@ def build(config: Config, plan: Plan, labels: tuple[str, ...], dtype: torch.dtyp
     base = bases.find(config.base, config.base_revision)
     form = "stock" if config.head == "full" else "textlora"
     settings = hf_config(base, config.base_weights, labels, config.base_dropout)
-    network, base_sha256 = _network(settings, base, config.base_weights, form, dtype)
+    found = _network(settings, base, config.base_weights, form, dtype)
+    network = found.model
     if form == "textlora":
         _put_head(network, config.head, config.head_rank, config.pooling)
     torch.manual_seed(config.seed)
-    modules = head_modules(settings.model_type, form)
-    _start_head(network, modules, config)
+    modules = head_modules(network, form)
+    _start_head(network, [name for name in modules if name not in found.brought], config)
     model = _wrap(network, _lora_config(config, plan, base, form, modules))
+    if settings.model_type not in PREFIXES:
+        _check_forward(model, settings.model_type, len(labels))
     if trainable_count(model) != plan.trainable:
         raise GateError(
             f"planned {plan.trainable:,} trainable parameters, built {trainable_count(model):,}", "report this"
         )
-    return model, base_sha256
+    return model, found.base_sha256
+
+
+def _check_forward(model: PeftModel, family: str, num_labels: int) -> None:
+    """What the tests hold for the families that we count by hand, tried once on any other: texts in, logits out, and
+    padding changes nothing. Raises UsageError.
+    """
+    fix = "use another base"
+    ids_BT = torch.arange(8).repeat(2, 1)
+    mask_BT = torch.ones_like(ids_BT)
+    mask_BT[1, 6:] = 0
+    try:
+        with torch.inference_mode():
+            both_BC = model.eval()(input_ids=ids_BT, attention_mask=mask_BT).logits
+            alone_BC = model(input_ids=ids_BT[1:, :6], attention_mask=mask_BT[1:, :6]).logits
+    except Exception as error:  # whatever an unknown model raises
+        raise UsageError(f"a {family} can't be run on two texts: {meta.reason(error)}", fix) from error
+    if both_BC.shape != (2, num_labels):
+        raise UsageError(f"a {family} gives {list(both_BC.shape)} for 2 texts and {num_labels} labels", fix)
+    if (both_BC[1] - alone_BC[0]).abs().max() > 0.1 * alone_BC.abs().max() + 1e-3:  # far beyond bf16's rounding
+        raise UsageError(f"a {family} reads padding: a text's label would depend on its neighbours", fix)
 
 
 def _lora_config(config: Config, plan: Plan, base: Base, form: str, modules: tuple[str, ...]) -> LoraConfig:
@@ -347,7 +404,8 @@ def load(
     base = bases.recorded(settings.base, settings.base_revision, settings.base_sha256)
     weights = base_weights or settings.base_weights
     config = hf_config(base, weights, settings.labels)
-    network, base_sha256 = _network(config, base, weights, settings.form, dtype)
+    found = _network(config, base, weights, settings.form, dtype)
+    network, base_sha256 = found.model, found.base_sha256
     if settings.base_sha256 not in (None, base_sha256) and not allow_other_base:
         raise UsageError(
             f"the adapter was trained on other weights of {base.hub_id} (sha256 {settings.base_sha256[:12]}..., "

@@ -19,10 +19,11 @@ from scipy.special import softmax
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from textlora import bases, data, device, model, runs
+from textlora import data, device, meta, model, runs
 from textlora.clean import clean
 from textlora.errors import DataError, GateError, UsageError
 from textlora.model import AdapterSettings
+from textlora.shapes import longest_text
 from textlora.tokens import Collator, Tokens, load_tokenizer, sorted_batches, tokenize
 
 BATCH_TOKENS = 8192  # of a prediction batch: no gradients to keep, so larger than training's
@@ -137,7 +138,7 @@ def classify(model: nn.Module, tokenizer: PreTrainedTokenizerBase, text: str) ->
     base's limit. A run's cleaning steps belong to the run: `textlora.load(run).predict([text])` applies them.
     """
     config: Any = model.config
-    longest = bases.longest_text(config.model_type, config.max_position_embeddings)
+    longest = longest_text(config.model_type, meta.positions(config))
     tokens = tokenize(tokenizer, [text], longest)
     best = int(logits(model, tokens, _pad_id(tokenizer)).argmax())
     return config.id2label[best]

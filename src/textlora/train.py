@@ -345,7 +345,7 @@ def _save_adapter(run: Run, prepared: Prepared, trained: PeftModel) -> None:
         labels=prepared.labels,
         head=config.head,
         head_rank=prepared.plan.head_rank,
-        pooling=config.pooling,
+        pooling=prepared.plan.pooling,
         cleaning=config.cleaning,
         max_length=config.max_length,
         text_columns=prepared.data.text_columns,
