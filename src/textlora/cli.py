@@ -224,13 +224,23 @@ def _versions() -> dict[str, str]:
 
 
 def plan(args: argparse.Namespace) -> Result:
-    """Count the trainable parameters of a recipe or of flags, from shapes alone."""
-    from textlora import bases, budget
+    """Count the trainable parameters of a recipe or of flags, from shapes alone.
+
+    For a base without a recipe or a flag that makes a plan: good plans for the budget, best first.
+    """
+    from textlora import bases, budget, plans
+    from textlora.tables import good_plans_table
 
     config = _config(args)
     base = bases.find(config.base, config.base_revision)
-    result = budget.plan(config, bases.shapes(base, config.base_weights), args.num_labels, base.hub_id).to_dict()
-    _out(args, plan_table(result))
+    shapes = bases.shapes(base, config.base_weights)
+    if args.base is None or args.recipe or any(getattr(args, name) is not None for name in plans.SPEC):
+        result = budget.plan(config, shapes, args.num_labels, base.hub_id).to_dict()
+        _out(args, plan_table(result))
+        return result
+    good = plans.good_plans(config, shapes, args.num_labels, base.hub_id)
+    result = good[0].plan.to_dict() | {"plans": [one.to_dict() for one in good], "rule": plans.RULE}
+    _out(args, good_plans_table(result))
     return result
 
 

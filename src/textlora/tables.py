@@ -29,6 +29,19 @@ def plan_table(plan: Result) -> str:
     return "\n".join(rows)
 
 
+def good_plans_table(result: Result) -> str:
+    """Several plans for one base and budget, best first, each with its reason; the flags of the first."""
+    plans = result["plans"]
+    rows = [f"{result['base']}, {result['num_labels']} labels, budget {result['budget']:,}: plans that fit, best first"]
+    width = max(len(", ".join(p["target_modules"])) for p in plans)
+    rows += [f"  {'head':<9} {'targets':<{width}} {'r':>4} {'adapters':>10} {'head':>9} {'trainable':>10}"]
+    for p in plans:
+        targets = ", ".join(p["target_modules"])
+        counts = f"{p['r']:>4} {p['adapters']:>10,} {p['head']:>9,} {p['trainable']:>10,}"
+        rows += [f"  {p['head_kind']:<9} {targets:<{width}} {counts}  {p['reason']}"]
+    return "\n".join([*rows, result["rule"], f"the first:  {plans[0]['flags']}"])
+
+
 def report_table(report: Result) -> str:
     """A report's headline and its class table."""
     low, high = report["accuracy_ci"]
