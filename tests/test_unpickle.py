@@ -46,7 +46,7 @@ def saved(folder, value, name="x.pkl", protocol=4):
 
 
 def test_the_honest_pickles_are_many_and_of_the_stated_versions():
-    assert len(EXPECTED) >= 200
+    assert len(EXPECTED) >= 250
     assert {file.name for file in GOLDEN.glob("*.pkl")} == set(EXPECTED)
     for library, majors in {"pandas": "123", "datasets": "2345", "numpy": "12"}.items():
         assert {file.removeprefix(library)[0] for file in EXPECTED if file.startswith(library)} == set(majors)
@@ -623,6 +623,36 @@ def test_too_many_instructions_are_refused(monkeypatch):
     assert pickle_child.read(whole(b"N0" * 490, value(["x"])))
     with pytest.raises(pickle_child.Refused, match="1,000 instructions"):
         pickle_child.read(whole(b"N0" * 500, value(["x"])))
+
+
+def again_and_again(part, times):
+    """A dictionary with `part` as each of its columns, written once."""
+    names = b"".join(value(str(i)) + b"h\0" for i in range(times))
+    return whole(part + MEMOIZED + b"0}(" + names + pickle.SETITEMS)
+
+
+@pytest.mark.parametrize(
+    ("part", "free"),
+    [
+        (value(["a"] * 100), 9),
+        (array((100,), INT64, raw(bytes(800))), 9),
+        (array((1001, 0), INT64, raw(b"")), 0),
+        (arrow("int64", 100, [b"N", raw(bytes(800))]), 9),
+        (arrow("null", 100, [b"N"]), 9),
+        (call("pyarrow.lib", "chunked_array", [arrow("null", 100, [b"N"])]), 9),
+        (range_index(value(100)), 9),
+        (value(["a" * 200]), 9),
+        (array((1,), call("numpy", "dtype", "U200", 0, 1) + value((3, "<")) + pickle.BUILD, raw(b"a\0\0\0" * 200)), 4),
+        (arrow("string", 1, [b"N", raw(struct.pack("<2i", 0, 200)), raw(b"a" * 200)]), 4),
+    ],
+)
+def test_what_is_referred_to_again_and_again_is_counted(monkeypatch, part, free):
+    for name, most in {"MAX_CELLS": 1000, "FREE_CHARACTERS": 2000, "CHARACTERS_A_BYTE": 0}.items():
+        monkeypatch.setattr(pickle_child, name, most)
+    if free:
+        assert len(pickle_child.read(again_and_again(part, free))["columns"]) == free
+    with pytest.raises(pickle_child.Refused, match="unfolds to far more"):
+        pickle_child.read(again_and_again(part, 11))
 
 
 @given(st.sampled_from(sorted(EXPECTED)), st.data())

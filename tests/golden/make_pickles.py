@@ -20,6 +20,7 @@ import json
 import pickle
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,11 @@ def frames():
     yield "frame-reversed", frame[["label", "text"]].iloc[:, ::-1], {"text": TEXTS, "label": IDS}
     groups = frame.set_index(["label", "text"], drop=False)
     yield "frame-multi-index", groups, {"text": TEXTS, "label": IDS}
+    dates = pd.to_datetime(["2026-01-01", "2026-01-03", "2026-01-02"] * 2)
+    yield "frame-by-date", frame.set_index(dates), {"text": TEXTS, "label": IDS}
+    yield "frame-by-day", frame.set_index(pd.date_range("2026-01-01", periods=6)), {"text": TEXTS, "label": IDS}
+    yield "series-filtered", frame["text"][frame["label"] == 1], {"text": [TEXTS[0], TEXTS[3], TEXTS[4]]}
+    yield "index", pd.Index(TEXTS), {"text": TEXTS}
     yield "series", frame["text"], {"text": TEXTS}
     yield "series-other-name", pd.Series(TEXTS, name="headline"), {"text": TEXTS}
     yield "series-unnamed", pd.Series(TEXTS), {"text": TEXTS}
@@ -117,6 +123,16 @@ def hub():
     yield "dataset-concatenated", twice, {"text": TEXTS + TEXTS[1:4]}
     yield "dataset-none", datasets.Dataset.from_dict({"text": WITH_NONE}), {"text": WITH_NONE}
     yield "dataset-from-pandas", datasets.Dataset.from_pandas(pd.DataFrame({"text": TEXTS})), {"text": TEXTS}
+    lists = datasets.Dataset.from_dict({"text": TEXTS, "tags": [["a", "b"]] * 6, "at": [{"x": 1.0}] * 6})
+    yield "dataset-of-lists", lists, {"text": TEXTS, "tags": None, "at": None}
+    beside = datasets.concatenate_datasets([text_only, datasets.Dataset.from_dict({"label": IDS})], axis=1)
+    yield "dataset-beside", beside, {"text": TEXTS, "label": IDS}
+    with tempfile.TemporaryDirectory() as folder:
+        text_only.to_csv(folder + "/texts.csv", index=False)
+        read = datasets.load_dataset("csv", data_files=folder + "/texts.csv", cache_dir=folder, keep_in_memory=True)
+        yield "dataset-of-csv", read, {"text": WITH_NONE}
+    ordered = labelled.sort("label")
+    yield "dataset-sorted", ordered, {"text": list(ordered["text"]), "label": list(ordered["label"])}
     yield "dataset-dict", datasets.DatasetDict({"test": text_only}), {"text": TEXTS}
 
 

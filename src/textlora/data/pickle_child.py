@@ -30,6 +30,10 @@ TEXT = "text"  # the column's name where a pickle has texts and no names
 ADVICE = "write the texts as CSV or Parquet and use that file"
 
 
+# What our code stumbles over where a file isn't what it should be; every one becomes a sentence.
+MALFORMED = (LookupError, ArithmeticError, ValueError, TypeError, AttributeError, struct.error)
+
+
 class Refused(Exception):
     """Why a pickle isn't read: `what` follows the file's name in the message."""
 
@@ -87,6 +91,8 @@ KNOWN: dict[str, str] = {
     **_named("dates", "pandas.core.arrays.datetimes pandas.arrays", "DatetimeArray"),
     **_named("dates", "pandas.core.arrays.timedeltas pandas.arrays", "TimedeltaArray"),
     **_named("dates", "pandas._libs.tslibs.timestamps", "_unpickle_timestamp"),
+    **_named("step of dates", "pandas._libs.tslibs.offsets pandas.tseries.offsets", "Day", "Hour", "Minute", "Second"),
+    **_named("step of dates", "pandas._libs.tslibs.offsets pandas.tseries.offsets", "BusinessDay", "Week", "MonthEnd"),
     **_named("NA", "pandas._libs.missing pandas"),
     **_named("NA", "pandas._libs.tslibs.nattype pandas", "NaT", "_nat_unpickle"),
     **_named("backed", "pandas._libs.arrays", "__pyx_unpickle_NDArrayBacked"),
@@ -187,8 +193,7 @@ def name(module: str, attribute: str) -> Name:
             "there, pickle Dataset.from_dict(dataset.to_dict()), or use dataset.to_csv or dataset.to_parquet",
         )
     if kind is None:
-        asked = f"{module}.{attribute}"
-        asked = ascii(asked[:80])[1:-1] + ("..." if len(asked) > 80 else "")
+        asked = shown(f"{module}.{attribute}")
         if module.partition(".")[0] in LIBRARIES:
             raise Refused(f"asks for {asked}, which is not among what is read of that library")
         raise Refused(f"asks for {asked}, which is not data", f"nothing of it was run; {ADVICE}")
@@ -224,7 +229,7 @@ class Machine:
                 if count >= MAX_OPCODES:
                     raise Refused(f"has more than {MAX_OPCODES:,} instructions")
             (result,), left = self.stack, self.marked
-        except (ValueError, IndexError, KeyError, TypeError, OverflowError, struct.error):  # malformed input leads here
+        except MALFORMED:
             raise Refused(
                 f"is no pickle, or a damaged one (byte {stream.tell():,})", "fetch or write it again"
             ) from None
@@ -443,6 +448,11 @@ AT_ONCE: dict[str, Callable[[tuple[Any, ...]], Any]] = {
 }
 
 
+def shown(text: Any) -> str:
+    """A string out of a pickle, fit for a terminal and a line."""
+    return ascii(text[:80])[1:-1] + "..." * (len(text) > 80)
+
+
 def described(value: Any) -> str:
     """What a recorded value is, in words."""
     if isinstance(value, Name | Made):
@@ -462,6 +472,24 @@ def described(value: Any) -> str:
 
 Column = list[Any] | str  # its cells, or what it holds instead of texts and numbers
 Table = dict[str, Column]
+
+
+class Budget:
+    """What may be taken out of the pickle at hand: its parts can be referred to again and again."""
+
+    cells = characters = 0
+
+    @classmethod
+    def begin(cls, size: int) -> None:
+        """For a pickle of `size` bytes."""
+        cls.cells, cls.characters = MAX_CELLS, FREE_CHARACTERS + CHARACTERS_A_BYTE * size
+
+    @classmethod
+    def spend(cls, cells: int, characters: int = 0) -> None:
+        cls.cells -= cells
+        cls.characters -= characters
+        if min(cls.cells, cls.characters) < 0:
+            raise Refused("unfolds to far more cells or characters than its size says")
 
 
 def table(value: Any) -> Table:
@@ -488,13 +516,11 @@ def column(value: Any) -> Column:
 def cells(value: Any) -> list[Any]:
     """Strings, numbers, truth values and None of a list or array. Raises Unreadable for anything else."""
     if isinstance(value, list | tuple):
+        Budget.spend(len(value))
         return [_cell(item, row) for row, item in enumerate(value, 1)]
     if not isinstance(value, Made) or value.kind not in ARRAYS:
         raise Unreadable(described(value))
-    found = ARRAYS[value.kind](value)
-    if len(found) > MAX_CELLS:
-        raise Refused(f"has a column of more than {MAX_CELLS:,} rows")
-    return found
+    return ARRAYS[value.kind](value)
 
 
 def _cell(value: Any, row: int) -> Any:
@@ -528,7 +554,7 @@ def _of_dict(value: dict[Any, Any]) -> Table:
 
 def _of_splits(parts: dict[Any, Any]) -> Table:
     if len(parts) > 1:
-        names = ", ".join(_column_name(key) for key in parts)
+        names = ", ".join(shown(_column_name(key)) for key in list(parts)[:9])
         raise Refused(f"holds several tables ({names}), expected one", "write each to a file of its own", DATA)
     return table(next(iter(parts.values())))
 
@@ -553,8 +579,7 @@ def _array_rows(array: Made) -> list[list[Any]]:
     if not all(type(n) is int and n >= 0 for n in shape):
         raise ValueError
     rows, length = (1, *shape)[-2:]
-    if prod(shape) > MAX_CELLS:
-        raise Refused(f"has an array of {prod(shape):,} cells")
+    Budget.spend(max(prod(shape), *shape))
     if isinstance(data, list):
         if len(data) != prod(shape):
             raise ValueError
@@ -577,12 +602,13 @@ def _unpacked(dtype: Any, count: int, data: Any) -> list[Any]:
     """`count` items of a NumPy type from their bytes. Raises Unreadable for types other than texts and numbers."""
     code, order = str(dtype.args[0]).lstrip("<>=|"), dtype.state[1]
     if dtype.kind != "dtype" or not (code in NUMBERS or code[:1] == "U"):
-        raise Unreadable({"M": "dates", "m": "durations", "S": "bytes"}.get(code[:1], f"NumPy's type {code[:20]}"))
+        raise Unreadable({"M": "dates", "m": "durations", "S": "bytes"}.get(code[:1], f"NumPy's type {shown(code)}"))
     if code in NUMBERS:
         return list(struct.unpack(f"{'>' if order == '>' else '<'}{count}{NUMBERS[code]}", data))
     width = 4 * int(code[1:])
     if width * count != len(data):
         raise ValueError
+    Budget.spend(0, len(data) // 4)
     text = data.decode("utf-32-be" if order == ">" else "utf-32-le", "surrogatepass")
     return [text[i * width // 4 : (i + 1) * width // 4].rstrip("\0") for i in range(count)]
 
@@ -647,8 +673,7 @@ def _index(index: Made) -> list[Any]:
     made, parts = index.args
     if made.kind == "RangeIndex":
         span = range(parts["start"], parts["stop"], parts["step"])
-        if len(span) > MAX_CELLS:
-            raise Refused(f"has an index of {len(span):,} rows")
+        Budget.spend(len(span))
         return list(span)
     if made.kind != "Index":
         raise Unreadable(described(made))
@@ -698,8 +723,9 @@ ARROW_OFFSETS = {"string": "i", "utf8": "i", "large_string": "q", "large_utf8": 
 def _arrow_array(array: Made) -> list[Any]:
     """Cells of an Arrow array from its buffers, by the columnar format: validity bits, then offsets or values."""
     kind, length, _, offset, buffers, _, dictionary = array.args[0][:7]
-    if not (type(length) is type(offset) is int and 0 <= length <= MAX_CELLS and offset >= 0):
+    if not (type(length) is type(offset) is int and length >= 0 and offset >= 0):
         raise ValueError
+    Budget.spend(length)
     if kind.kind == "dictionary":
         names = cells(dictionary)
         values = _arrow_values(kind.args[0].args[0], length, offset, buffers)
@@ -722,7 +748,7 @@ def _arrow_values(kind: str, length: int, offset: int, buffers: Sequence[Any]) -
         return _bits(buffers[1] or b"", length, offset)
     if kind == "null":
         return [None] * length
-    raise Unreadable(f"Arrow's type {kind[:40] or 'of lists, structures or the like'}")
+    raise Unreadable(f"Arrow's type {shown(kind) or 'of lists, structures or the like'}")
 
 
 def _arrow_texts(code: str, length: int, offset: int, offsets: bytes, data: bytes) -> list[str]:
@@ -731,6 +757,7 @@ def _arrow_texts(code: str, length: int, offset: int, offsets: bytes, data: byte
     ends = struct.unpack_from(f"<{length + 1}{code}", offsets, offset * struct.calcsize(code))
     if ends[0] < 0 or ends[-1] > len(data) or any(a > b for a, b in pairwise(ends)):
         raise ValueError
+    Budget.spend(0, ends[-1] - ends[0])
     return [data[start:end].decode("utf-8") for start, end in pairwise(ends)]
 
 
@@ -739,12 +766,7 @@ def _bits(data: bytes, length: int, offset: int) -> list[bool]:
 
 
 def _chunks(array: Made) -> list[Any]:
-    joined: list[Any] = []
-    for chunk in array.args[0]:
-        joined += _arrow_array(chunk)
-        if len(joined) > MAX_CELLS:
-            raise Refused(f"has a column of more than {MAX_CELLS:,} rows")
-    return joined
+    return [cell for chunk in array.args[0] for cell in _arrow_array(chunk)]
 
 
 def _arrow_table(made: Made) -> Table:
@@ -788,9 +810,11 @@ def label_names(value: Any) -> dict[str, list[str]]:
         return {}
     features = value.state["_info"].state["features"]
     found = features.args[0] if features.args else features.pairs
-    return {
-        str(key): list(f.state["names"]) for key, f in found.items() if isinstance(f, Made) and f.kind == "ClassLabel"
-    }
+    names = {str(key): f.state["names"] for key, f in found.items() if isinstance(f, Made) and f.kind == "ClassLabel"}
+    Budget.spend(0, sum(len(label) for labels in names.values() for label in labels))
+    if not all(type(labels) is list and all(type(label) is str for label in labels) for labels in names.values()):
+        raise ValueError
+    return names
 
 
 TABLES: dict[str, Callable[[Made], Table]] = {
@@ -826,37 +850,27 @@ def read(data: bytes) -> dict[str, Any]:
                 f"is no pickle but {what}", "give the data itself, as CSV or Parquet or an uncompressed pickle"
             )
     recorded = Machine(data).result
+    Budget.begin(len(data))
     try:
         columns, names = table(recorded), label_names(recorded)
     except Unreadable as what:
         raise Refused(f"holds {what}, expected texts", code=DATA) from None
-    except (
-        LookupError,
-        ArithmeticError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        struct.error,
-    ):  # malformed layouts lead to any of these
+    except MALFORMED:
         raise Refused("is damaged, or laid out as no version of its library that is known here") from None
-    _check(columns, len(data))
+    _check(columns)
     return {"columns": columns, "label_names": names}
 
 
-def _check(columns: Table, size: int) -> None:
-    """All columns of one length, and no more of them than such a file can mean."""
+def _check(columns: Table) -> None:
+    """All columns of one length, and their texts no more than such a file can mean."""
     readable = {key: part for key, part in columns.items() if isinstance(part, list)}
     lengths = sorted({len(part) for part in readable.values()})
     if len(lengths) > 1:
         raise Refused(
             f"has columns of {lengths[0]:,} and {lengths[-1]:,} rows", "give all columns the same length", DATA
         )
-    limit = FREE_CHARACTERS + CHARACTERS_A_BYTE * size
-    total = 0
     for part in readable.values():
-        total += sum(len(cell) if type(cell) is str else 8 for cell in part)
-        if total > limit or sum(map(len, readable.values())) > MAX_CELLS:
-            raise Refused(f"unfolds to more than {limit:,} characters or {MAX_CELLS:,} cells")
+        Budget.spend(0, sum(len(cell) for cell in part if type(cell) is str))
 
 
 def _limit(memory: int, seconds: int) -> None:
