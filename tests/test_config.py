@@ -56,6 +56,7 @@ BY_TYPE = {
     tuple[int, ...]: st.lists(naturals).map(tuple),
 }
 TOGETHER = {
+    "quantize",
     "batch_tokens",
     "per_device_train_batch_size",
     "max_length",
@@ -84,6 +85,8 @@ def valid_configs(draw) -> Config:
     }
     values |= draw(st.sampled_from([{"base_weights": ""}, {"base_revision": ""}]))
     values |= draw(st.sampled_from([{"head": "full", "pooling": "cls"}, {"pooling": "mean"}, {"head": "low-rank"}]))
+    if draw(st.booleans()):
+        values |= {"quantize": "4bit", "base_weights": "", "bias": "none"}
     if draw(st.booleans()):
         values |= {"lora_dropout_curve": draw(st.sampled_from(["linear", "cosine"])), "lora_dropout_end": draw(shares)}
     return Config(**values)

@@ -295,3 +295,51 @@ def test_a_config_that_is_no_table_is_damaged(saved):
     (folder / models.PEFT_CONFIG).write_text("[]")
     with pytest.raises(DamagedError, match="no adapter's config"):
         models.load(folder, base_weights=config.base_weights, dtype=torch.float32)
+
+
+# ------------------------------------------------------------------------------------------------------- four bits
+
+
+def test_four_bits_are_refused_without_a_gpu_or_without_the_package(monkeypatch):
+    with pytest.raises(ResourceError, match="needs a CUDA GPU, this machine offers cpu"):
+        device.check_quantize("4bit")
+    monkeypatch.setattr(device, "pick_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(device, "_has_bitsandbytes", lambda: False)
+    with pytest.raises(ResourceError, match=r"textlora\[quantize\]"):
+        device.check_quantize("4bit")
+
+
+def test_four_bits_are_those_of_qlora(monkeypatch):
+    monkeypatch.setattr(device, "pick_device", lambda: torch.device("cuda"))
+    asked = device.quantization(torch.float16, ("pre_classifier", "classifier"))
+    settings = asked["quantization_config"]
+    assert (settings.load_in_4bit, settings.bnb_4bit_quant_type, settings.bnb_4bit_use_double_quant) == (
+        True,
+        "nf4",
+        True,
+    )
+    assert settings.bnb_4bit_compute_dtype == torch.float16
+    assert settings.llm_int8_skip_modules == ["pre_classifier", "classifier"]  # a head is trained: it stays whole
+    assert asked["device_map"] == {"": torch.device("cuda")}
+
+
+@pytest.mark.slow
+def test_an_adapter_trained_on_four_bits_is_an_ordinary_one(tiny_config, tiny_base, monkeypatch, tmp_path):
+    """On a CPU, where the package is installed: the same path as a GPU's, whose kernels are another matter."""
+    bnb = pytest.importorskip("bitsandbytes", reason="needs bitsandbytes: pip install 'textlora[quantize]'")
+    from textlora.train import train
+
+    init = bnb.nn.Linear4bit.__init__
+
+    def without_repacking(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        self.support_avx512bf16_for_cpu = False  # a CPU's inference would repack the weights for good
+
+    monkeypatch.setattr(bnb.nn.Linear4bit, "__init__", without_repacking)
+    monkeypatch.setattr(device, "check_quantize", lambda quantize: None)
+    config = tiny_config("bert", quantize="4bit", precision="bf16", head="low-rank", use_dora=True)
+    network = built(config)[1]
+    assert sum(isinstance(m, bnb.nn.Linear4bit) for m in network.modules()) == 12
+    run = train(config, out=tmp_path / "run", say=lambda _: None)
+    predictor = predict.load(run.folder, base_weights=str(tiny_base("bert")), precision="fp32")
+    assert predictor.predict(["on the whole base"])[0] in predictor.labels

@@ -29,6 +29,7 @@ CHOICES = {
     "class_weights": ("none", "sqrt", "balanced"),
     "optim": ("adamw_torch", "loraplus", "muon", "adafactor", "sgd"),
     "precision": ("auto", "bf16", "fp16", "fp32"),
+    "quantize": ("none", "4bit"),
     "metric_for_best_model": ("accuracy", "f1_macro"),
 }
 # What `auto` may list: textlora.fitting has a rule for each.
@@ -125,6 +126,7 @@ class Config:
     logging_steps: int = setting(20, "optimizer steps between lines of metrics.jsonl")
     train_sample_size: int = setting(500, "training rows on which accuracy, precision, recall and F1 are followed")
     precision: str = setting("auto", "auto, bf16, fp16 (GPU only) or fp32")
+    quantize: str = setting("none", "none, or 4bit (QLoRA): the base is held in NF4 while it trains; needs a CUDA GPU")
     seed: int = setting(0, "seed of weights, dropout and batch order")
     report_to: tuple[str, ...] = setting((), "trackers the Trainer also reports to: tensorboard, mlflow, wandb, ...")
 
@@ -205,6 +207,12 @@ def _together(config: Config) -> list[str]:
         found.append(f"base_weights random:SEED needs a whole number below {SEEDS}, got {config.base_weights!r}")
     if config.base_revision and config.base_weights:
         found.append("base_revision is a commit on the hub, and base_weights a folder: give one of the two")
+    if config.quantize != "none" and seed != config.base_weights:
+        found.append(f"quantize {config.quantize} is for real base weights, not for {config.base_weights}")
+    if (
+        config.quantize != "none" and config.bias != "none"
+    ):  # its linears cast their biases to the base's type, in place
+        found.append(f"quantize {config.quantize} trains no biases: it goes with bias none, not {config.bias}")
     if config.lora_dropout_curve == "constant" and config.lora_dropout_end not in (0.0, config.lora_dropout):
         found.append("lora_dropout_end needs --lora-dropout-curve linear or cosine")
     return found

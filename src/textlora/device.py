@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from torch import nn
@@ -46,6 +47,38 @@ def compute_dtype(precision: str, device: torch.device | None = None) -> torch.d
     if precision == "fp16" and place.type != "cuda":
         raise ResourceError(f"fp16 needs a GPU, this machine offers {place.type}", "use --precision bf16 or fp32")
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+
+
+def quantization(dtype: torch.dtype, whole: tuple[str, ...]) -> dict[str, Any]:
+    """What `from_pretrained` needs to hold a base's linears in 4 bits, computing in `dtype`.
+
+    As in QLoRA (arXiv 2305.14314): NF4, the scales quantised once more. The modules named `whole` are left as they are.
+    """
+    from transformers import BitsAndBytesConfig
+
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=list(whole),
+    )
+    return {"quantization_config": settings, "device_map": {"": pick_device()}}
+
+
+def check_quantize(quantize: str) -> None:
+    """Raises ResourceError for `4bit` without a CUDA GPU, or without the package that does it."""
+    place = pick_device().type
+    if quantize != "none" and place != "cuda":
+        raise ResourceError(f"quantize {quantize} needs a CUDA GPU, this machine offers {place}", "leave it out")
+    if quantize != "none" and not _has_bitsandbytes():
+        raise ResourceError(f"quantize {quantize} needs bitsandbytes", "pip install 'textlora[quantize]'")
+
+
+def _has_bitsandbytes() -> bool:
+    from transformers.utils.import_utils import is_bitsandbytes_available
+
+    return is_bitsandbytes_available()
 
 
 def _fast_bf16(device: torch.device) -> bool:

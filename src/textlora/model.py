@@ -116,14 +116,14 @@ class _Classifies:
 
 
 def _put_head(network: PreTrainedModel, head: str, head_rank: int, pooling: str) -> None:
-    """Give a base of form `textlora` its pooling and its head, in the base's type; the head's numbers are anything."""
+    """Give a base of form `textlora` its pooling and its head, in its type and place; the numbers are anything."""
     config = network.config
     row = heads.layers(head, config.hidden_size, int(config.num_labels or 0), head_rank)
     built = [
         nn.Tanh() if isinstance(layer, heads.Tanh) else nn.Linear(layer.inputs, layer.outputs, bias=layer.bias)
         for layer in row
     ]
-    network.classifier = (built[0] if len(built) == 1 else nn.Sequential(*built)).to(network.dtype)  # type: ignore[arg-type]
+    network.classifier = (built[0] if len(built) == 1 else nn.Sequential(*built)).to(network.device, network.dtype)  # type: ignore[arg-type]
     network.pooling = pooling  # type: ignore[assignment]
 
 
@@ -150,15 +150,17 @@ def _classifying(encoder_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
 
 @dataclass(frozen=True)
 class _Network:
-    """A base with an untrained head, on the CPU."""
+    """A base with an untrained head."""
 
     model: PreTrainedModel
     base_sha256: str  # of the base's weights
     brought: tuple[str, ...]  # modules of the head that the base's weights brought: ModernBERT's transform
 
 
-def _network(hf_config: PreTrainedConfig, base: Base, weights: str, form: str, dtype: torch.dtype) -> _Network:
-    """The base with an untrained head, in `dtype`.
+def _network(
+    hf_config: PreTrainedConfig, base: Base, weights: str, form: str, dtype: torch.dtype, quantize: str = "none"
+) -> _Network:
+    """The base with an untrained head, in `dtype`; on the CPU, but on the GPU if held in 4 bits.
 
     Raises UsageError if a frozen part would stay random, DamagedError for weights that don't fit their config.
     """
@@ -171,11 +173,23 @@ def _network(hf_config: PreTrainedConfig, base: Base, weights: str, form: str, d
         model_class = _classifying(model_class)
     if weights.startswith("random:"):
         return _random(model_class, hf_config, int(weights[7:]), form, dtype)
-    return _pretrained(model_class, hf_config, base, weights, form, dtype)
+    if quantize == "none":
+        return _pretrained(model_class, hf_config, base, weights, form, dtype)
+    device.check_quantize(quantize)
+    with torch.device("meta"):
+        head = head_modules(model_class(hf_config), form)
+    in_4_bits = device.quantization(dtype, whole=head)
+    return _pretrained(model_class, hf_config, base, weights, form, dtype, **in_4_bits)
 
 
 def _pretrained(
-    model_class: Any, hf_config: PreTrainedConfig, base: Base, weights: str, form: str, dtype: torch.dtype
+    model_class: Any,
+    hf_config: PreTrainedConfig,
+    base: Base,
+    weights: str,
+    form: str,
+    dtype: torch.dtype,
+    **others: Any,
 ) -> _Network:
     folder = bases.files(base, weights)
     model, loading = model_class.from_pretrained(
@@ -186,6 +200,7 @@ def _pretrained(
         local_files_only=True,
         ignore_mismatched_sizes=True,  # a fine-tuned base brings a head of its own number of labels; others: see below
         output_loading_info=True,
+        **others,
     )
     head = head_modules(model, form)
     missing = set(loading["missing_keys"])
@@ -247,7 +262,7 @@ def build(config: Config, plan: Plan, labels: tuple[str, ...], dtype: torch.dtyp
     base = bases.find(config.base, config.base_revision)
     form = "stock" if config.head == "full" else "textlora"
     settings = hf_config(base, config.base_weights, labels, config.base_dropout)
-    found = _network(settings, base, config.base_weights, form, dtype)
+    found = _network(settings, base, config.base_weights, form, dtype, config.quantize)
     network = found.model
     if form == "textlora":
         _put_head(network, config.head, config.head_rank, config.pooling)
@@ -391,7 +406,13 @@ class Loaded:
 
 
 def load(
-    folder: Path, *, base_weights: str = "", tokenizer: str = "", allow_other_base: bool = False, dtype: torch.dtype
+    folder: Path,
+    *,
+    base_weights: str = "",
+    tokenizer: str = "",
+    allow_other_base: bool = False,
+    dtype: torch.dtype,
+    quantize: str = "none",
 ) -> Loaded:
     """The adapter in `folder` on a fresh copy of its base, in evaluation mode.
 
@@ -404,7 +425,7 @@ def load(
     base = bases.recorded(settings.base, settings.base_revision, settings.base_sha256)
     weights = base_weights or settings.base_weights
     config = hf_config(base, weights, settings.labels)
-    found = _network(config, base, weights, settings.form, dtype)
+    found = _network(config, base, weights, settings.form, dtype, quantize)
     network, base_sha256 = found.model, found.base_sha256
     if settings.base_sha256 not in (None, base_sha256) and not allow_other_base:
         raise UsageError(

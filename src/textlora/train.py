@@ -91,6 +91,7 @@ def prepare(config: Config, say: Say, rows: Data | None = None) -> Prepared:
     """
     check_steps(config.cleaning)
     trackers.check(config.report_to)
+    device.check_quantize(config.quantize)
     dtype = device.compute_dtype(config.precision)
     base = bases.find(config.base, config.base_revision)
     rows = rows or _load_data(config)
@@ -364,8 +365,13 @@ def _distrust(run: Run, prepared: Prepared, trained: PeftModel) -> None:
 
     Raises GateError. A head that was not saved is a fault often reported of LoRA classifiers (peft issues 310, 577).
     """
-    folder = prepared.config.base_weights
-    loaded = model.load(run.adapter, base_weights=folder, tokenizer=prepared.config.tokenizer, dtype=prepared.dtype)
+    loaded = model.load(
+        run.adapter,
+        base_weights=prepared.config.base_weights,
+        tokenizer=prepared.config.tokenizer,
+        dtype=prepared.dtype,
+        quantize=prepared.config.quantize,
+    )
     sample = prepared.validation.take(range(min(CHECKED_TEXTS, len(prepared.validation))))
     before, after = (predict.logits(network, sample, prepared.pad_id) for network in (trained, loaded.model))
     difference = float(np.abs(before - after).max())
