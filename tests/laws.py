@@ -11,6 +11,7 @@ from textlora import model as models
 from textlora import predict
 from textlora.budget import Plan
 from textlora.header import read_header
+from textlora.longtext import Cut
 from textlora.tokens import Tokens
 
 PAD = 0  # what most families pad with; a law that pads takes the model's own
@@ -51,4 +52,5 @@ def assert_gradients_reach_exactly_the_trained(network: torch.nn.Module, batch: 
 def tokens_of(rng: np.random.Generator, lengths: list[int], vocab: int = 90) -> Tokens:
     """Random token ids of the given lengths; 0 is kept for padding."""
     ids = rng.integers(5, vocab, sum(lengths)).astype(np.int32)
-    return Tokens(ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), 0)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Tokens(ids, offsets, np.arange(len(lengths)), Cut("truncate", 512, texts=len(lengths)))

@@ -15,6 +15,7 @@ from textlora import config as configs
 from textlora import fitting
 from textlora.errors import UsageError
 from textlora.fitting import Facts, fitted
+from textlora.longtext import WIDTH_STEP
 from textlora.train import train
 
 DEFAULT = configs.load()
@@ -35,7 +36,9 @@ def test_every_fittable_setting_has_a_rule_and_words():
 def test_for_20_000_rows_the_recipe_stays_as_it_was_measured():
     config, lines = fitted(DEFAULT, facts())
     assert config == replace(DEFAULT, auto=())
-    assert lines[0].startswith("fitted to 18,312 rows (labels 1:1): 2048 tokens a batch, 3 epochs, warm-up 6 %")
+    assert lines[0].startswith(
+        "fitted to 18,312 rows (labels 1:1): 128 tokens of a text, 2048 tokens a batch, 3 epochs, warm-up 6 %"
+    )
 
 
 @given(MANY, st.integers(3, 128), st.integers(1, 20_000))
@@ -134,3 +137,40 @@ def test_the_best_evaluation_may_be_the_one_of_the_best_macro_f1(tiny_config, tm
     best = max(r["f1_macro"] for r in run.metrics() if r["split"] == "validation")
     report = json.loads((run.evaluation / "report.json").read_text())["splits"]["validation"]
     assert report["f1_macro"] == pytest.approx(best)
+
+
+# ------------------------------------------------------------------------------------------------------- max_length
+
+
+@given(st.lists(st.integers(1, 700), min_size=1, max_size=300), st.integers(8, 512))
+def test_max_length_covers_99_percent_of_the_texts_and_no_more_than_needed(lengths, longest):
+    known = Facts((len(lengths),), np.array(lengths), 10, longest)
+    config, lines = fitted(replace(DEFAULT, auto=("max_length", "batch_tokens")), known)
+    assert config.problems() == []
+    assert config.max_length <= longest
+    assert f"{config.max_length} tokens of a text" in lines[0]
+    if config.max_length < longest:
+        assert np.mean(np.array(lengths) <= config.max_length) >= fitting.COVERED
+        shorter = np.mean(np.array(lengths) <= config.max_length - WIDTH_STEP)
+        assert config.max_length == fitting.USUAL_LENGTH or shorter < fitting.COVERED
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (400, 2048)),
+        ({"max_length": 96}, (96, 2048)),
+        ({"max_length": 3000}, (3000, 3000)),
+        ({"batch_tokens": 300}, (300, 300)),
+    ],
+)
+def test_a_named_length_or_batch_wins(given, expected):
+    config, _ = fitted(configs.load(overrides=given), facts(length=400))
+    assert (config.max_length, config.batch_tokens) == expected
+    assert config.problems() == []
+
+
+def test_windows_are_counted_whole_cut_texts_as_cut():
+    known, config = facts(length=1000), replace(DEFAULT, max_length=100)
+    windows = replace(config, long_text="window-mean")
+    assert known.updates_per_epoch(windows) == pytest.approx(10 * known.updates_per_epoch(config))

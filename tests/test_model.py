@@ -279,7 +279,7 @@ def test_a_pinned_base_whose_weights_were_changed_is_refused(head, tiny_base, ti
     config = tiny_config("bert", head=head, pooling="cls")
     plan = plan_for(config, 4)
     pinned = replace(models.bases.find("bert"), sha256="0" * 64)
-    monkeypatch.setattr(models.bases, "find", lambda name: pinned)
+    monkeypatch.setattr(models.bases, "find", lambda name, revision="": pinned)
     monkeypatch.setattr(models.bases, "files", lambda base, weights="": tiny_base("bert"))
     with pytest.raises(DamagedError, match="sha256"):
         models.build(replace(config, base_weights=""), plan, LABELS, torch.float32)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,12 @@ HEADS = [
     ("low-rank", "mean", {"head_rank": 2}),  # D -> 2 -> 4 labels
     ("low-rank", "cls", {}),  # D -> 8 -> D, tanh, D -> 4
 ]
+CARDS = [(family, *head) for family in FAMILIES for head in HEADS]
+CARDS += [
+    ("bert", "linear", "mean", {"long_text": "head-tail"}),
+    ("bert", "linear", "cls", {"long_text": "window-mean"}),
+    ("roberta", "full", "cls", {"long_text": "window-mean"}),
+]
 
 # Runs the code block of the card with the base's hub id mapped to a local folder, textlora blocked.
 PROCESS = """
@@ -40,21 +47,22 @@ sys.meta_path.insert(0, Block())
 run, base, texts_file = sys.argv[1:]
 texts = json.load(open(texts_file))
 card = open(f"{run}/adapter/README.md", encoding="utf-8").read()
-code = re.search(r"```python\\n(.*?)```", card, re.S).group(1)
+code = "\\n".join(re.findall(r"```python\\n(.*?)```", card, re.S))
 code = code.replace('"adapter"', f'"{run}/adapter"')
 code = re.sub(r'from_pretrained\\("[^"]+/[^"]+"', f'from_pretrained("{base}"', code)
 exec(code)
-print(json.dumps(logits.tolist()))
+print(json.dumps({"logits": logits.tolist(), "results": globals().get("results")}))
 """
 
 
-def card_logits(run: Path, base: Path, texts: list[str], tmp_path: Path) -> np.ndarray:
+def card_says(run: Path, base: Path, texts: list[str], tmp_path: Path) -> dict[str, Any]:
+    """What the card's lines compute: `logits`, and `results` of a pipeline if they make one."""
     file = tmp_path / "texts.json"
     file.write_text(json.dumps(texts))
     command = [sys.executable, "-W", "ignore", "-c", PROCESS, str(run), str(base), str(file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    return np.array(json.loads(done.stdout.splitlines()[-1]))
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def stirred(run: Path, folder: Path) -> Path:
@@ -68,17 +76,28 @@ def stirred(run: Path, folder: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("head", "pooling", "variant"), HEADS)
+@pytest.mark.parametrize(("family", "head", "pooling", "variant"), CARDS)
 def test_the_cards_lines_give_the_same_logits_without_textlora(
     family, head, pooling, variant, trained, tiny_base, texts, tmp_path
 ):
+    some = [*texts[:20], *(text[:40] for text in texts[20:24])]  # most are longer than 48 tokens, some aren't
     run = stirred(trained(family, head=head, pooling=pooling, **variant), tmp_path / "run")
     predictor = predict.load(run, base_weights=str(tiny_base(family)), precision="fp32")
-    ours = predictor.predict_logits(texts[:24])
-    theirs = card_logits(run, tiny_base(family), texts[:24], tmp_path)
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
+    ours = predictor.predict_logits(some)
+    theirs = card_says(run, tiny_base(family), some, tmp_path)
+    np.testing.assert_allclose(ours, theirs["logits"], rtol=0, atol=1e-4)
     assert np.ptp(ours, axis=0).min() > 1e-2  # the texts differ, so equality says something
+    if head == "full" and not variant:
+        assert_same_as_pipeline(predictor.classify(some), theirs["results"])
+
+
+def assert_same_as_pipeline(ours: list[dict[str, Any]], theirs: list[list[dict[str, Any]]]) -> None:
+    """transformers' pipeline names our labels and gives them our probabilities."""
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert other[0]["label"] == one["label"]
+        scores = {result["label"]: result["score"] for result in other}
+        assert scores == pytest.approx(one["probabilities"], abs=1e-4)
 
 
 def test_the_card_is_ten_lines_and_names_the_hub(trained):

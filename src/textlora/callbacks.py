@@ -37,12 +37,13 @@ class Meter(TrainerCallback):
     """Counts texts, real tokens and seconds of the optimizer steps; evaluating and saving are not training time."""
 
     def __init__(self) -> None:
-        self.texts = 0
+        self.texts = 0.0
         self.tokens = 0
         self.seconds = 0.0
         self._mark = 0.0
 
-    def count(self, texts: int, tokens: int) -> None:
+    def count(self, texts: float, tokens: int) -> None:
+        """`texts` may be a part: a text in several windows is counted by their shares."""
         self.texts += texts
         self.tokens += tokens
 

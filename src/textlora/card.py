@@ -8,20 +8,24 @@ from typing import Any
 from textlora import bases, heads
 from textlora.budget import Plan
 from textlora.config import Config
+from textlora.longtext import HEAD_TAIL, SHARE, TRUNCATE, WINDOW_MEAN, Frame, head_of
 
 PATHS = ("data", "base_weights", "tokenizer")  # of the machine that trained: nobody's business in a published card
 POOLED = {
     "mean": 'mask = batch["attention_mask"][..., None]\npooled = (hidden * mask).sum(1) / mask.sum(1)',
     "cls": "pooled = hidden[:, 0]",
 }
+LONG = {
+    TRUNCATE: "Texts are cut at {} tokens.",
+    HEAD_TAIL: "Texts of more than {} tokens are cut in the middle: their head and tail are read.",
+    WINDOW_MEAN: "Texts of more than {} tokens are read in windows that overlap; their logits are the windows' mean.",
+}
 
 
-def usage(config: Config, num_labels: int, hidden_size: int) -> str:
+def usage(config: Config, num_labels: int, hidden_size: int, frame: Frame) -> str:
     """About ten lines of plain PEFT and torch that give this adapter's logits for `texts`; a test runs them."""
     base = bases.find(config.base).hub_id
-    tokens = (
-        f'batch = tokenizer(texts, padding=True, truncation=True, max_length={config.max_length}, return_tensors="pt")'
-    )
+    tokens = _batch_lines(config, frame)
     tokenizer = 'tokenizer = AutoTokenizer.from_pretrained("adapter")'
     adapter = 'model = PeftModel.from_pretrained(base, "adapter").eval()'
     if config.head == "full":
@@ -30,7 +34,7 @@ def usage(config: Config, num_labels: int, hidden_size: int) -> str:
             "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
             "",
             f'base = AutoModelForSequenceClassification.from_pretrained("{base}", num_labels={num_labels})',
-            *(adapter, tokenizer, tokens),
+            *(adapter, tokenizer, *tokens),
             "logits = model(**batch).logits",
         ]
     else:
@@ -42,14 +46,60 @@ def usage(config: Config, num_labels: int, hidden_size: int) -> str:
             "",
             f'base = AutoModel.from_pretrained("{base}")',
             f"base.classifier = {heads.source(row)}",
-            *(adapter, tokenizer, tokens),
+            *(adapter, tokenizer, *tokens),
             "hidden = model(**batch).last_hidden_state",
             *(POOLED[config.pooling], "logits = model.classifier(pooled)"),
         ]
+    if config.long_text == WINDOW_MEAN:
+        lines.append("logits = torch.stack([part.mean(0) for part in logits.split(counts)])")
+        lines = lines if "import torch" in lines else ["import torch", *lines]
     return "\n".join(lines)
 
 
-def model_card(config: Config, plan: Plan, labels: tuple[str, ...], hidden_size: int, report: dict[str, Any]) -> str:
+def _batch_lines(config: Config, frame: Frame) -> list[str]:
+    """Lines that make `batch` of `texts`: what `longtext` does with long ones, in plain Python."""
+    longest, room = config.max_length, frame.room(config.max_length)
+    padded = 'batch = tokenizer.pad({"input_ids": rows}, return_tensors="pt")'
+    if config.long_text == HEAD_TAIL:
+        head = frame.before + head_of(room)
+        cut = f"ids[:{head}] + ids[-{longest - head}:]"
+        return [f'rows = [ids if len(ids) <= {longest} else {cut} for ids in tokenizer(texts)["input_ids"]]', padded]
+    if config.long_text == WINDOW_MEAN:
+        first, end = f"ids[:{frame.before}]", f"len(ids) - {frame.after}"
+        return [
+            f"rows, counts = [], []  # windows of {longest} tokens",
+            'for ids in tokenizer(texts)["input_ids"]:',
+            f"    content, last = ids[{frame.before}:{end}], max(0, len(ids) - {longest})",
+            f"    steps = -(-last // {room - room // SHARE})",
+            "    starts = [last * i // max(1, steps) for i in range(steps + 1)]",
+            f"    rows += [{first} + content[s : s + {room}] + ids[{end}:] for s in starts]",
+            "    counts.append(len(starts))",
+            padded,
+        ]
+    return [f'batch = tokenizer(texts, padding=True, truncation=True, max_length={longest}, return_tensors="pt")']
+
+
+def _pipeline(config: Config, labels: tuple[str, ...]) -> str:
+    """Where the head is the base's own, transformers' pipeline takes the model: after the lines of `usage`."""
+    if config.head != "full" or config.long_text != TRUNCATE:
+        return ""
+    names = dict(enumerate(labels))
+    return f"""Or in a pipeline, after the lines that make `model` and `tokenizer`:
+
+```python
+from transformers import pipeline
+
+model.config.id2label = {names!r}
+classify = pipeline("text-classification", model=model.merge_and_unload(), tokenizer=tokenizer)
+results = classify(texts, truncation=True, max_length={config.max_length}, top_k=None)
+```
+
+"""
+
+
+def model_card(
+    config: Config, plan: Plan, labels: tuple[str, ...], hidden_size: int, frame: Frame, report: dict[str, Any]
+) -> str:
     """Markdown with the hub's metadata. `report` is the validation report's dictionary."""
     low, high = report["accuracy_ci"]
     settings = {key: value for key, value in config.to_dict().items() if key not in PATHS}
@@ -84,10 +134,12 @@ evaluation/report.json.
 Without textlora, in fp32, in the folder above this one, with `texts` a list of strings:
 
 ```python
-{usage(config, len(labels), hidden_size)}
+{usage(config, len(labels), hidden_size, frame)}
 ```
 
-{cleaned}Settings of the run:
+{_pipeline(config, labels)}{cleaned}{LONG[config.long_text].format(config.max_length)}
+
+Settings of the run:
 
 ```json
 {json.dumps(settings, indent=1, ensure_ascii=False)}

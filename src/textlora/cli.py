@@ -134,6 +134,13 @@ def _predict_flags(one: Parser) -> None:
     one.add_argument(
         "--text-column", "--text_column", action="append", default=[], metavar="COLUMN", help="[as trained]"
     )
+    one.add_argument(
+        "--sample-submission",
+        "--sample_submission",
+        default="",
+        metavar="FILE",
+        help="a competition's sample: its header, ids, order and way of writing labels are checked and taken over",
+    )
     one.add_argument("--overwrite", action="store_true", help="replace an existing output")
 
 
@@ -205,7 +212,7 @@ def quickstart(args: argparse.Namespace) -> Result:
     python, torch = versions["python"], versions["torch"]
     _say(f"textlora {textlora.__version__}, Python {python}, torch {torch}, {os.cpu_count()} CPUs")
     run = fit(configs.load("quickstart"), out=args.out, overwrite=args.overwrite, say=_say)
-    report = judge(run.folder, "mini-news", "test").to_dict()
+    report = judge(run.folder, "mini-news", "test", say=_say).to_dict()
     answer = predict.load(run.folder).classify([HEADLINE])[0]
     low, high = report["accuracy_ci"]
     accuracy = f"{report['accuracy']:.3f} ({low:.3f} to {high:.3f} at 95 %"
@@ -289,6 +296,7 @@ def evaluate(args: argparse.Namespace) -> Result:
         out=args.out,
         text_column=args.text_column,
         label_column=args.label_column,
+        say=_say,
         **_loading(args),
     ).to_dict()
     for warning in report["warnings"]:
@@ -324,7 +332,14 @@ def predict(args: argparse.Namespace) -> Result:
     predictor = predicting.load(args.model, **_loading(args))
     output = args.output or predicting.DEFAULT_OUTPUT
     rows = predicting.predict_file(
-        predictor, args.input, output, format=args.format, text_column=args.text_column, overwrite=args.overwrite
+        predictor,
+        args.input,
+        output,
+        format=args.format,
+        text_column=args.text_column,
+        sample_submission=args.sample_submission,
+        overwrite=args.overwrite,
+        say=_say,
     )
     _out(args, f"{rows} rows -> {output}")
     return {"rows": rows, "output": output}

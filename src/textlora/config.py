@@ -21,6 +21,7 @@ DEFAULT_RECIPE = "minilm-fast"
 MAX = "max"  # --lora-r max: the largest rank that fits the budget
 
 CHOICES = {
+    "long_text": ("truncate", "head-tail", "window-mean"),
     "bias": ("none", "all", "lora_only"),
     "head": ("linear", "low-rank", "full"),
     "pooling": ("mean", "cls"),
@@ -33,7 +34,15 @@ CHOICES = {
     "metric_for_best_model": ("accuracy", "f1_macro"),
 }
 # What `auto` may list: textlora.fitting has a rule for each.
-FITTABLE = ("batch_tokens", "num_train_epochs", "warmup_ratio", "eval_steps", "max_eval_samples", "class_weights")
+FITTABLE = (
+    "max_length",
+    "batch_tokens",
+    "num_train_epochs",
+    "warmup_ratio",
+    "eval_steps",
+    "max_eval_samples",
+    "class_weights",
+)
 FITTABLE += ("metric_for_best_model",)
 # Naming one of these decides another as well, so that isn't fitted any more.
 DECIDES = {
@@ -78,7 +87,8 @@ class Config:
     base_weights: str = setting("", "a folder with the base's files, or random:SEED for shape and speed tests")
     tokenizer: str = setting("", "a folder with tokenizer files [the base's]")
     base_dropout: float = setting(0.0, "dropout inside the frozen base; costs 15-30 % of speed (docs/log.md)")
-    max_length: int = setting(256, "tokens kept of a text, special tokens included")
+    max_length: int = setting(256, "tokens kept of a text, special ones included; auto: what covers 99 % of the texts")
+    long_text: str = setting("truncate", "longer ones: truncate, head-tail (quarter, rest), window-mean (of logits)")
 
     # adapter
     budget: int = setting(1_000_000, "most parameters that may be trained, head included")
@@ -194,7 +204,8 @@ def _together(config: Config) -> list[str]:
     found = []
     if bool(config.batch_tokens) == bool(config.per_device_train_batch_size):
         found.append("set one of batch_tokens and per_device_train_batch_size, the other to 0")
-    if config.batch_tokens and config.batch_tokens < config.max_length:
+    chosen = {"max_length", "batch_tokens"} & set(config.auto)  # so that the one goes with the other
+    if config.batch_tokens and config.batch_tokens < config.max_length and not chosen:
         found.append(
             f"batch_tokens {config.batch_tokens} is below max_length {config.max_length}: a long text won't fit"
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import numpy as np
 from textlora import data, metrics, plots, predict, runs
 from textlora.baseline import Baseline
 from textlora.data import Split
+from textlora.longtext import Cut
 from textlora.metrics import Scores
 from textlora.predict import Predictor
 from textlora.runs import Run
 
+log = logging.getLogger("textlora")
 REPORT = "report.json"
 TEST = "test"  # a split of this name is read to report, never to choose; each reading is counted
 
@@ -33,6 +36,7 @@ class Report:
     distribution: dict[str, int]  # predictions by label
     trainable_parameters: int | None
     test_reads: int | None  # how often the split named test was scored by this run; None for other splits
+    cut: Cut  # what was done to texts longer than the model reads
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -44,6 +48,7 @@ class Report:
             "predictions": self.distribution,
             "trainable_parameters": self.trainable_parameters,
             "test_reads": self.test_reads,
+            "long_texts": asdict(self.cut),
             "warnings": list(self.warnings),
             "confident_mistakes": self.mistakes,
         }
@@ -57,16 +62,19 @@ def evaluate(
     out: str | Path = "",
     text_column: Sequence[str] = (),
     label_column: str = "",
+    say: Callable[[str], None] = log.info,
     **loading: Any,
 ) -> Report:
     """Score a run (or a bare adapter) on one split of `source` and write the report.
 
-    A run's report goes into its evaluation/ folder; a bare adapter's only to `out`, if given. `loading` is passed to
-    `predict.load`.
+    A run's report goes into its evaluation/ folder; a bare adapter's only to `out`, if given. `say` receives the line
+    on texts that are too long; `loading` is passed to `predict.load`.
     """
     predictor = predict.load(run, **loading)
     rows = _rows(run, source, split, predictor, text_column, label_column)
-    probabilities = predictor.predict_proba(rows.texts)
+    tokens = predictor.tokens(rows.texts)
+    say(tokens.cut.line(rows.name))
+    probabilities = predictor.predict_proba(tokens)
     home = _home(run, out)
     report = judge(
         rows,
@@ -75,6 +83,7 @@ def evaluate(
         predictor.labels,
         home,
         trainable_parameters=predictor.settings.trainable_parameters,
+        cut=tokens.cut,
         warnings=_overlap(run, rows),
     )
     if home and (home.folder / "config.toml").is_file():
@@ -90,6 +99,7 @@ def judge(
     home: Run | None,
     *,
     trainable_parameters: int | None,
+    cut: Cut,
     warnings: tuple[str, ...] = (),
 ) -> Report:
     """The report on `rows` from their probabilities (N, C), written under `home`'s evaluation/ if there is one."""
@@ -112,6 +122,7 @@ def judge(
         distribution=metrics.prediction_distribution(probabilities, labels),
         trainable_parameters=trainable_parameters,
         test_reads=reads,
+        cut=cut,
         warnings=warnings,
     )
     if home:

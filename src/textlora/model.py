@@ -29,6 +29,7 @@ from textlora.bases import Base
 from textlora.budget import Plan
 from textlora.config import Config
 from textlora.errors import DamagedError, GateError, UsageError
+from textlora.longtext import TRUNCATE
 from textlora.shapes import PREFIXES
 
 WEIGHTS = "adapter_model.safetensors"
@@ -62,6 +63,7 @@ class AdapterSettings:
     pooling: str
     cleaning: tuple[str, ...] = ()
     max_length: int
+    long_text: str = TRUNCATE
     text_columns: tuple[str, ...] = ()
     label_column: str = ""
     budget: int | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -24,15 +25,20 @@ from textlora.clean import clean
 from textlora.errors import DataError, GateError, UsageError
 from textlora.model import AdapterSettings
 from textlora.shapes import longest_text
+from textlora.submission import Submission, Writer
 from textlora.tokens import Collator, Tokens, load_tokenizer, sorted_batches, tokenize
 
+log = logging.getLogger("textlora")
 BATCH_TOKENS = 8192  # of a prediction batch: no gradients to keep, so larger than training's
 DEFAULT_OUTPUT = "inference_output.csv"
 FORMATS = ("csv", "kaggle", "jsonl", "parquet")
 
 
 def logits(network: nn.Module, tokens: Tokens, pad_id: int, batch_tokens: int = BATCH_TOKENS) -> np.ndarray:
-    """Logits (B, C) float32 of tokenised texts, in their order; computed in batches of similar length."""
+    """Logits (B, C) float32 of tokenised texts, in their order; computed in batches of similar length.
+
+    A text in several windows gets the mean of its windows' logits.
+    """
     was_training = network.training
     network.eval()
     place = next(network.parameters()).device
@@ -48,7 +54,7 @@ def logits(network: nn.Module, tokens: Tokens, pad_id: int, batch_tokens: int = 
         return np.zeros((0, network.config.num_labels), np.float32)  # type: ignore[union-attr]
     result = np.empty((len(tokens), parts[0].shape[1]), np.float32)
     result[np.concatenate(rows_out)] = np.concatenate(parts)
-    return result
+    return tokens.mean(result)
 
 
 @dataclass(frozen=True)
@@ -64,27 +70,37 @@ class Predictor:
         """Label names, in the order of the probabilities' columns."""
         return self.settings.labels
 
-    def predict_logits(self, texts: Sequence[str]) -> np.ndarray:
-        """Logits (B, C) float32. Raises DataError for a text that is no string."""
-        for row, text in enumerate(texts):
+    def tokens(self, texts: Sequence[str]) -> Tokens:
+        """The tokens that the model sees of `texts`: cleaned, and cut or windowed, as the adapter was trained.
+
+        Raises DataError for a text that is no string.
+        """
+        for row, text in enumerate(_several(texts)):
             if not isinstance(text, str):
                 raise DataError(f"text {row} is a {type(text).__name__}, not a string", "pass strings")
         cleaned = [clean(text, self.settings.cleaning) for text in texts]
-        tokens = tokenize(self.tokenizer, cleaned, self.settings.max_length)
+        return tokenize(self.tokenizer, cleaned, self.settings.max_length, self.settings.long_text)
+
+    def predict_logits(self, texts: Sequence[str] | Tokens) -> np.ndarray:
+        """Logits (B, C) float32, of texts or of what `tokens` made of them."""
+        tokens = texts if isinstance(texts, Tokens) else self.tokens(texts)
         return logits(self.model, tokens, _pad_id(self.tokenizer))
 
-    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+    def predict_proba(self, texts: Sequence[str] | Tokens) -> np.ndarray:
         """Probabilities (B, C) float64; each row sums to 1."""
-        return softmax(self.predict_logits(_several(texts)).astype(np.float64), axis=1)
+        return softmax(self.predict_logits(texts).astype(np.float64), axis=1)
 
     def predict(self, texts: Sequence[str]) -> list[str]:
         """The most probable label's name for each text."""
         return [self.labels[i] for i in self.predict_proba(texts).argmax(1)]
 
-    def classify(self, texts: Sequence[str]) -> list[dict[str, Any]]:
-        """For each text: text, label, label_id, probability and the probabilities by label."""
-        texts = _several(texts)
-        return [self._result(text, row) for text, row in zip(texts, self.predict_proba(texts), strict=True)]
+    def classify(self, texts: Sequence[str], tokens: Tokens | None = None) -> list[dict[str, Any]]:
+        """For each text: text, label, label_id, probability and the probabilities by label.
+
+        `tokens` are those of the texts, where the caller has them already.
+        """
+        probabilities_BC = self.predict_proba(self.tokens(texts) if tokens is None else tokens)
+        return [self._result(text, row) for text, row in zip(texts, probabilities_BC, strict=True)]
 
     def _result(self, text: str, probabilities_C: np.ndarray) -> dict[str, Any]:
         best = int(probabilities_C.argmax())
@@ -154,32 +170,59 @@ def predict_file(
     *,
     format: str = "",
     text_column: Sequence[str] = (),
+    sample_submission: str | Path = "",
     overwrite: bool = False,
+    say: Callable[[str], None] = log.info,
 ) -> int:
     """Predict every row of a file into `output`, in order, in constant memory; returns the number of rows.
 
-    The file appears whole or not at all. Raises UsageError if it exists (unless `overwrite`) or the format is unknown.
+    With a competition's `sample_submission` the file is in its format (see textlora.submission). `say` receives lines
+    for people, of texts that are too long. The file appears whole or not at all. Raises UsageError if it exists (unless
+    `overwrite`) or the format is unknown.
     """
     path = Path(output)
+    if sample_submission and format:
+        raise UsageError("--format and --sample-submission both name a format", "leave out --format")
     format = format or path.suffix.removeprefix(".")
-    if format not in FORMATS:
+    if format not in FORMATS and not sample_submission:
         known = ", ".join(FORMATS)
         raise UsageError(f"there is no format {format or path.name!r}", f"choose one of {known} with --format")
     if path.exists() and not overwrite:
         raise UsageError(f"{path} exists", "choose another --output, or replace it with --overwrite")
+    columns = {"text_column": text_column, "usual": predictor.settings.text_columns}
+    if sample_submission:
+        writer = _like(sample_submission, predictor.labels, path, source, columns, say)
+    else:
+        writer = WRITERS[format](path, predictor.labels)
     read = written = 0
-    with WRITERS[format](path, predictor.labels) as write:
-        for texts in data.read_texts(source, text_column=text_column, usual=predictor.settings.text_columns):
+    cut = predictor.tokens([]).cut
+    with writer as write:
+        for texts in data.read_texts(source, **columns):
             read += len(texts)
-            written += write(written, predictor.classify(texts))
+            tokens = predictor.tokens(texts)
+            cut += tokens.cut
+            written += write(written, predictor.classify(texts, tokens))
         if not read:
             raise DataError(f"{source} has columns but no rows", "give a file with rows")
     if written != read:
         raise GateError(f"{read} texts were read but {written} rows written to {path}", "report this")
+    say(cut.line())
     return written
 
 
-Writer = Callable[[int, list[dict[str, Any]]], int]
+def _like(
+    sample: str | Path,
+    labels: Sequence[str],
+    path: Path,
+    source: str,
+    columns: dict[str, Sequence[str]],
+    say: Callable[[str], None],
+) -> AbstractContextManager[Writer]:
+    """A writer of a competition's format, once sample, labels and input rows are known to go together."""
+    submission = Submission.read(sample, labels)
+    order = submission.order(source, **columns)
+    say(submission.line(labels))
+    return submission.writer(path, order)
 
 
 @contextmanager

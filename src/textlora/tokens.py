@@ -17,20 +17,22 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from textlora.bases import VOCABULARIES
 from textlora.errors import DamagedError, UsageError
+from textlora.longtext import TRUNCATE, WIDTH_STEP, WINDOW_MEAN, Cut, Frame, spans
 
 CHUNK = 8192  # texts to a tokenizer call: enough to keep its threads busy, small enough to stay flat in memory
-# Widths of batches are multiples of this. oneDNN compiles every product once for each shape: with widths and counts as
-# they come, nearly every step had shapes of its own (docs/log.md 2026-11-22). 8 would pad 4 % more.
-WIDTH_STEP = 4
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids of many texts in one flat array; text i is `ids[offsets[i]:offsets[i + 1]]`."""
+    """Token ids of many texts in one flat array: rows for the model, one for each text or (window-mean) several.
+
+    Row i is `ids[offsets[i]:offsets[i + 1]]` and of text `text_of[i]`; the rows of a text are neighbours.
+    """
 
     ids: np.ndarray  # (sum of T,) int32
-    offsets: np.ndarray  # (B + 1,) int64
-    truncated: int  # texts that were longer than max_length
+    offsets: np.ndarray  # (rows + 1,) int64
+    text_of: np.ndarray  # (rows,) int64, from 0 upwards, no text left out
+    cut: Cut  # what was done to texts that are too long
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -39,15 +41,46 @@ class Tokens:
         return self.ids[self.offsets[row] : self.offsets[row + 1]]
 
     @property
+    def texts(self) -> int:
+        """How many texts: B."""
+        return int(self.text_of[-1]) + 1 if len(self.text_of) else 0
+
+    @property
+    def windowed(self) -> bool:
+        """Whether any text has more than one row."""
+        return len(self) > self.texts
+
+    @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each text, special tokens included: (B,)."""
+        """Tokens of each row, special tokens included: (rows,)."""
         return np.diff(self.offsets)
 
-    def take(self, rows: Sequence[int] | np.ndarray) -> Tokens:
-        """The given rows, in that order."""
-        parts = [self[int(row)] for row in rows]
-        offsets = np.concatenate([[0], np.cumsum([len(p) for p in parts])]).astype(np.int64)
-        return Tokens(np.concatenate(parts) if parts else self.ids[:0], offsets, self.truncated)
+    @property
+    def shares(self) -> np.ndarray:
+        """What a row counts of its text: 1 / number of its text's rows, so that every text counts 1: (rows,)."""
+        return 1 / np.bincount(self.text_of)[self.text_of]
+
+    def take(self, texts: Sequence[int] | np.ndarray) -> Tokens:
+        """The given texts with all their rows, in that order."""
+        firsts, ends = (np.searchsorted(self.text_of, np.asarray(texts, np.int64), side) for side in ("left", "right"))
+        rows = [range(first, end) for first, end in zip(firsts, ends, strict=True)]
+        return _flat([[self[row] for row in of_text] for of_text in rows], self.cut)
+
+    def mean(self, rows_RC: np.ndarray) -> np.ndarray:
+        """One value a text from one a row: the mean over its rows, (B, C) from (rows, C)."""
+        if not self.windowed:
+            return rows_RC
+        firsts = np.searchsorted(self.text_of, np.arange(self.texts))
+        counts = np.bincount(self.text_of)[:, None].astype(rows_RC.dtype)
+        return np.add.reduceat(rows_RC, firsts, axis=0) / counts
+
+
+def _flat(rows: Sequence[Sequence[np.ndarray]], cut: Cut) -> Tokens:
+    """Tokens from the rows of each text."""
+    parts = [row for of_text in rows for row in of_text]
+    offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
+    text_of = np.repeat(np.arange(len(rows)), [len(of_text) for of_text in rows])
+    return Tokens(np.concatenate(parts) if parts else np.zeros(0, np.int32), offsets, text_of, cut)
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
@@ -70,50 +103,89 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> Tokens:
-    """Token ids of `texts`, each cut to `max_length` with its special tokens kept."""
-    parts: list[np.ndarray] = []
-    lengths: list[int] = []
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int, long_text: str = TRUNCATE
+) -> Tokens:
+    """Token ids of `texts` in rows of at most `max_length`, special tokens kept; `long_text` is a mode of longtext."""
+    return fit(whole(tokenizer, texts), frame(tokenizer), max_length, long_text)
+
+
+def whole(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[np.ndarray]:
+    """All token ids of each text, special ones included, whatever its length."""
+    rows: list[np.ndarray] = []
     for start in range(0, len(texts), CHUNK):
-        rows = tokenizer(list(texts[start : start + CHUNK]), return_attention_mask=False, verbose=False)["input_ids"]
-        lengths += [len(row) for row in rows]
-        parts += [_cut(row, max_length) for row in rows]
-    offsets = np.concatenate([[0], np.cumsum([len(p) for p in parts])]).astype(np.int64)
-    ids = np.concatenate(parts) if parts else np.zeros(0, np.int32)
-    return Tokens(ids, offsets, truncated=sum(length > max_length for length in lengths))
+        found = tokenizer(list(texts[start : start + CHUNK]), return_attention_mask=False, verbose=False)["input_ids"]
+        rows += [np.asarray(row, dtype=np.int32) for row in found]
+    return rows
 
 
-def _cut(row: list[int], max_length: int) -> np.ndarray:
-    """The first tokens of a text that is too long, and its closing special token."""
-    if len(row) > max_length:
-        row = [*row[: max_length - 1], row[-1]]
-    return np.asarray(row, dtype=np.int32)
+def frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
+    """How many special tokens `tokenizer` puts before and after a text."""
+    return Frame.of(tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"])
+
+
+def fit(texts: Sequence[np.ndarray], frame: Frame, max_length: int, long_text: str = TRUNCATE) -> Tokens:
+    """Whole texts in rows of at most `max_length` tokens: those that are longer as `long_text` says."""
+    longer = [len(ids) > max_length for ids in texts]
+    rows = [
+        _rows(ids, frame, max_length, long_text) if too_long else [ids]
+        for ids, too_long in zip(texts, longer, strict=True)
+    ]
+    kept = sum(len(row) for of_text in rows for row in of_text)
+    tokens = sum(len(ids) for ids in texts)
+    cut = Cut(
+        long_text,
+        max_length,
+        texts=len(texts),
+        longer=sum(longer),
+        tokens=tokens,
+        lost=0 if long_text == WINDOW_MEAN else tokens - kept,
+        windows=sum(len(of_text) for of_text in rows if len(of_text) > 1),
+    )
+    return _flat(rows, cut)
+
+
+def _rows(ids: np.ndarray, frame: Frame, max_length: int, long_text: str) -> list[np.ndarray]:
+    """The rows of one text that is too long, each between the text's own special tokens."""
+    end = len(ids) - frame.after
+    before, content, after = ids[: frame.before], ids[frame.before : end], ids[end:]
+    found = spans(len(content), frame.room(max_length), long_text)
+    return [np.concatenate([before, *(content[start:stop] for start, stop in row), after]) for row in found]
 
 
 class Rows(Dataset[dict[str, Any]]):
-    """Tokens and labels as the Trainer wants them."""
+    """Tokens and labels as the Trainer wants them. `labels` has one label a text; each of its rows gets it.
+
+    Where texts have several rows, `shares` says what each counts.
+    """
 
     def __init__(self, tokens: Tokens, labels: np.ndarray) -> None:
         self.tokens = tokens
-        self.labels = labels
+        self.labels = labels[tokens.text_of]
+        self.shares = tokens.shares if tokens.windowed else None
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        return {"input_ids": self.tokens[row], "labels": int(self.labels[row])}
+        one = {"input_ids": self.tokens[row], "labels": int(self.labels[row])}
+        return one if self.shares is None else one | {"shares": float(self.shares[row])}
 
 
 @dataclass(frozen=True)
 class Collator:
-    """Rows to one batch, padded to its longest text: input_ids (B, T), attention_mask (B, T), labels (B,) if known."""
+    """Rows to one batch, padded to its longest:
+
+    input_ids (B, T), attention_mask (B, T); labels and shares (B,) if the rows have them.
+    """
 
     pad_id: int
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = self.pad([row["input_ids"] for row in rows])
-        if rows and "labels" in rows[0]:
-            batch["labels"] = torch.tensor([row["labels"] for row in rows])
+        for key in ("labels", "shares"):
+            if rows and key in rows[0]:
+                batch[key] = torch.tensor([row[key] for row in rows])
         return batch
 
     def pad(self, texts: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:

@@ -46,7 +46,7 @@ from textlora.evaluate import Report, judge, verdict
 from textlora.fitting import Facts, fitted
 from textlora.model import AdapterSettings
 from textlora.runs import Run
-from textlora.tokens import Collator, Rows, Tokens, load_tokenizer, tokenize
+from textlora.tokens import Collator, Rows, Tokens, fit, frame, load_tokenizer, whole
 from textlora.trainer import TextTrainer, arguments, batches_of, label_weights, step_loss
 
 log = logging.getLogger("textlora")
@@ -104,17 +104,19 @@ def prepare(config: Config, say: Say, rows: Data | None = None) -> Prepared:
     plan = plan_for(config, len(rows.label_names))
     _say_data(rows, say)
     say(_plan_line(plan))
-    config = _fitting_length(config, bases.shapes(base, config.base_weights).longest_text, say)
-    train, validation = (_tokens(config, tokenizer, split, say) for split in (rows.train, rows.validation))
-    config, lines = fitted(config, _facts(rows, train))
+    splits = (rows.train, rows.validation)
+    ids = [_whole(config, tokenizer, split) for split in splits]
+    longest = bases.shapes(base, config.base_weights).longest_text
+    config, lines = fitted(_fitting_length(config, longest, say), _facts(rows, ids[0], longest))
     for line in lines:
         say(line)
+    train, validation = (_tokens(config, tokenizer, split.name, i, say) for split, i in zip(splits, ids, strict=True))
     network, base_sha256 = model.build(config, plan, rows.label_names, dtype)
     return Prepared(config, rows, plan, rows.label_names, network, base_sha256, tokenizer, train, validation, dtype)
 
 
 def _fitting_length(config: Config, longest: int, say: Say) -> Config:
-    if config.max_length <= longest:
+    if config.max_length <= longest or "max_length" in config.auto:
         return config
     say(f"max_length {config.max_length} is more than {config.base} has positions for: {longest} it is")
     return replace(config, max_length=longest)
@@ -134,17 +136,19 @@ def _load_data(config: Config) -> Data:
     )
 
 
-def _tokens(config: Config, tokenizer: Any, split: Split, say: Say) -> Tokens:
-    tokens = tokenize(tokenizer, [clean(text, config.cleaning) for text in split.texts], config.max_length)
-    if tokens.truncated:
-        share = 100 * tokens.truncated / len(tokens)
-        say(f"  {tokens.truncated} {split.name} texts ({share:.1f} %) are cut at {config.max_length} tokens")
+def _whole(config: Config, tokenizer: Any, split: Split) -> list[np.ndarray]:
+    return whole(tokenizer, [clean(text, config.cleaning) for text in split.texts])
+
+
+def _tokens(config: Config, tokenizer: Any, name: str, texts: list[np.ndarray], say: Say) -> Tokens:
+    tokens = fit(texts, frame(tokenizer), config.max_length, config.long_text)
+    say(f"  {tokens.cut.line(name)}")
     return tokens
 
 
-def _facts(rows: Data, train: Tokens) -> Facts:
+def _facts(rows: Data, train: list[np.ndarray], longest: int) -> Facts:
     counts = np.bincount(rows.train.labels, minlength=len(rows.label_names))
-    return Facts(tuple(counts.tolist()), train.lengths, len(rows.validation))
+    return Facts(tuple(counts.tolist()), np.array([len(ids) for ids in train]), len(rows.validation), longest)
 
 
 def _say_data(rows: Data, say: Say) -> None:
@@ -349,6 +353,7 @@ def _save_adapter(run: Run, prepared: Prepared, trained: PeftModel) -> None:
         pooling=prepared.plan.pooling,
         cleaning=config.cleaning,
         max_length=config.max_length,
+        long_text=config.long_text,
         text_columns=prepared.data.text_columns,
         label_column=prepared.data.label_column,
         budget=config.budget,
@@ -372,7 +377,7 @@ def _distrust(run: Run, prepared: Prepared, trained: PeftModel) -> None:
         dtype=prepared.dtype,
         quantize=prepared.config.quantize,
     )
-    sample = prepared.validation.take(range(min(CHECKED_TEXTS, len(prepared.validation))))
+    sample = prepared.validation.take(range(min(CHECKED_TEXTS, prepared.validation.texts)))
     before, after = (predict.logits(network, sample, prepared.pad_id) for network in (trained, loaded.model))
     difference = float(np.abs(before - after).max())
     allowed = 0.0 if device.pick_device().type == "cpu" else 1e-3  # a GPU may pick another kernel
@@ -397,6 +402,7 @@ def _finish(
         prepared.labels,
         run,
         trainable_parameters=prepared.plan.trainable,
+        cut=prepared.validation.cut,
     )
     strongest = max(beaten, key=lambda b: b.accuracy)
     lines = verdict(report, rows.labels, probabilities, strongest, _next_command(run, prepared))
@@ -417,7 +423,9 @@ def _finish(
     runs.write_text(run.adapter / "README.md", _card(prepared, report))
     plots.training_plots(run.metrics(), run.evaluation)
     run.seal()
-    say(f"trained {meter.texts} texts in {meter.seconds:.0f} s ({summary['train_samples_per_second']:.0f} a second)")
+    say(
+        f"trained {meter.texts:.0f} texts in {meter.seconds:.0f} s ({summary['train_samples_per_second']:.0f} a second)"
+    )
     for line in lines:
         say(line)
 
@@ -430,4 +438,5 @@ def _next_command(run: Run, prepared: Prepared) -> str:
 
 def _card(prepared: Prepared, report: Report) -> str:
     hidden_size = prepared.network.config.hidden_size  # type: ignore[union-attr]
-    return card.model_card(prepared.config, prepared.plan, prepared.labels, int(hidden_size), report.to_dict())
+    around = frame(prepared.tokenizer)
+    return card.model_card(prepared.config, prepared.plan, prepared.labels, int(hidden_size), around, report.to_dict())

@@ -33,14 +33,16 @@ def step_loss(texts_per_step: float, smoothing: float = 0.0, weights_C: Tensor |
 
     M = `texts_per_step` is the constant mean number of texts of a step, not the number in this batch: dividing by
     that would make a text count more for lying in a batch of long texts. Summed over accumulated batches; never
-    divided again.
+    divided again. `shares_B` are the parts of their texts that rows count for, where texts have several.
     """
 
-    def loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+    def loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None, shares_B: Tensor | None = None) -> Tensor:
         logits_BC = outputs.logits.float()
         each_B = torch.nn.functional.cross_entropy(logits_BC, labels, reduction="none", label_smoothing=smoothing)
         if weights_C is not None:
             each_B = each_B * weights_C.to(labels.device)[labels]
+        if shares_B is not None:
+            each_B = each_B * shares_B
         return each_B.sum() / texts_per_step
 
     return loss
@@ -100,8 +102,18 @@ class TextTrainer(Trainer):
         return self.lr_scheduler
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        self.meter.count(len(inputs["labels"]), int(inputs["attention_mask"].sum()))
+        texts = float(inputs["shares"].sum()) if "shares" in inputs else len(inputs["labels"])
+        self.meter.count(texts, int(inputs["attention_mask"].sum()))
         return super().training_step(model, inputs, num_items_in_batch)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Our step loss; the Trainer's own version would hand `shares` on to the model."""
+        labels, shares_B = inputs["labels"], inputs.get("shares")
+        outputs = model(**{key: value for key, value in inputs.items() if key not in ("labels", "shares")})
+        loss = self.compute_loss_func(outputs, labels, num_items_in_batch, shares_B)  # type: ignore[misc]
+        return (loss, outputs) if return_outputs else loss
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
@@ -213,6 +225,7 @@ def batches_of(config: Config, tokens: Tokens, world_size: int) -> tuple[TokenBa
     """The batch sampler (None: the Trainer's own random order) and the mean number of texts of an optimizer step."""
     per_step = config.gradient_accumulation_steps * world_size
     if not config.batch_tokens:
-        return None, min(len(tokens), config.per_device_train_batch_size * per_step)
+        rows = min(len(tokens), config.per_device_train_batch_size * per_step)
+        return None, rows * tokens.texts / len(tokens)
     batches = TokenBatches(tokens.lengths, config.batch_tokens, config.seed, world_size)
-    return batches, len(tokens) / len(batches) * per_step
+    return batches, tokens.texts / len(batches) * per_step
