@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections import OrderedDict, defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -85,6 +86,14 @@ def test_tables_come_back_as_pickle_itself_gives_them(rows, protocol, layout):
     columns = {"text": [text for text, _ in rows], "label": [label for _, label in rows]}
     value = [{"text": text, "label": label} for text, label in rows] if layout == "rows" else columns
     assert json.loads(json.dumps(pickle_child.read(pickle.dumps(value, protocol=protocol))["columns"])) == columns
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_rows_and_columns_in_other_dictionaries_are_read(protocol):
+    rows = [OrderedDict(text="a", label=1), OrderedDict(text="b", label=2)]
+    columns = defaultdict(list, {"text": ["a", "b"], "label": [1, 2]})
+    for layout in (rows, columns, OrderedDict(columns)):
+        assert pickle_child.read(pickle.dumps(layout, protocol=protocol))["columns"] == dict(columns)
 
 
 def test_nan_stays_a_number(tmp_path):
@@ -417,6 +426,8 @@ def tricks(canary):
     frame = named("pandas", "DataFrame")
     return {
         "INST": whole(b"(" + value("touch x") + pickle.INST + b"os\nsystem\n"),
+        "a defaultdict's factory called": whole(call("collections", "defaultdict", harm(canary))),
+        "an OrderedDict of pairs": whole(call("collections", "OrderedDict", [["text", "x"]])),
         "OBJ": whole(b"(" + frame + value("x") + pickle.OBJ),
         "OBJ of a gadget": whole(b"(" + named("os", "system") + value(f"touch {canary}") + pickle.OBJ),
         "NEWOBJ of a gadget": whole(named("subprocess", "Popen") + value((f"touch {canary}",)) + pickle.NEWOBJ),

@@ -66,7 +66,7 @@ KNOWN: dict[str, str] = {
         for key in _named(kind, "builtins __builtin__")
     },
     **_named("date", "datetime", "datetime", "date", "time", "timedelta", "timezone"),
-    **_named("OrderedDict", "collections"),
+    **_named("mapping", "collections", "OrderedDict", "defaultdict"),
     # NumPy 1 and 2
     **_named("ndarray", "numpy"),
     **_named("dtype", "numpy"),
@@ -377,6 +377,11 @@ class Machine:
         module, _, attribute = value.partition(" ")
         self.stack.append(name(module, attribute))
 
+    def do_inst(self, value: str) -> None:
+        """An object of Python 1's classes; the name first, for the message."""
+        self.do_global(value)
+        raise Refused("uses INST, which data doesn't need")
+
     def do_stack_global(self, _: Any) -> None:
         module, attribute = self.below(2)
         if type(module) is not str or type(attribute) is not str:
@@ -439,11 +444,19 @@ def _reconstructed(args: tuple[Any, ...]) -> Made:
     return Made(made.kind, (), dict(state) if type(state) is dict else None)
 
 
+def _mapping(args: tuple[Any, ...]) -> dict[Any, Any]:
+    """`OrderedDict()`, `defaultdict(factory)`: their pairs follow, as a plain dictionary's do."""
+    if len(args) > 1 or not all(type(factory) is Name for factory in args):
+        raise ValueError
+    return {}
+
+
 AT_ONCE: dict[str, Callable[[tuple[Any, ...]], Any]] = {
     "encode": _encode,
     "bytes": _bytes,
     "bytearray": _bytes,
     "buffer": _bytes,
+    "mapping": _mapping,
     "reconstructor": _reconstructed,
 }
 
@@ -822,7 +835,6 @@ TABLES: dict[str, Callable[[Made], Table]] = {
     "Dataset": _dataset,
     "DatasetDict": lambda made: _of_splits(made.pairs),
     "arrow table": _arrow_table,
-    "OrderedDict": lambda made: _of_dict(made.pairs),
 }
 ARRAYS: dict[str, Callable[[Made], list[Any]]] = {
     "reconstruct": _array,
