@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from laws import (
     pad_id,
     tokens_of,
 )
+from transformers.utils import logging as hf_logging
 
 from textlora import device, predict
 from textlora import model as models
@@ -295,6 +297,24 @@ def test_a_config_that_is_no_table_is_damaged(saved):
     (folder / models.PEFT_CONFIG).write_text("[]")
     with pytest.raises(DamagedError, match="no adapter's config"):
         models.load(folder, base_weights=config.base_weights, dtype=torch.float32)
+
+
+def test_building_and_loading_are_quiet_and_leave_the_libraries_as_loud_as_they_were(tiny_config, trained):
+    """transformers would report the pooler left out and the head made anew, and draw a bar."""
+    said = []
+    handler = logging.Handler()
+    handler.emit = said.append
+    usual = hf_logging.get_verbosity()
+    hf_logging.add_handler(handler)
+    hf_logging.set_verbosity_warning()
+    try:
+        built(tiny_config("bert"))
+        predict.load(trained("bert"), base_weights=tiny_config("bert").base_weights)
+        assert hf_logging.get_verbosity() == logging.WARNING
+    finally:
+        hf_logging.remove_handler(handler)
+        hf_logging.set_verbosity(usual)
+    assert [record.getMessage() for record in said] == []
 
 
 # ------------------------------------------------------------------------------------------------------- four bits

@@ -10,7 +10,9 @@ B texts, T tokens, D hidden, C labels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -23,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import logging as hf_logging
 
 from textlora import bases, device, heads, meta, runs
 from textlora.bases import Base
@@ -194,16 +197,17 @@ def _pretrained(
     **others: Any,
 ) -> _Network:
     folder = bases.files(base, weights)
-    model, loading = model_class.from_pretrained(
-        folder,
-        config=hf_config,
-        dtype=dtype,
-        use_safetensors=True,
-        local_files_only=True,
-        ignore_mismatched_sizes=True,  # a fine-tuned base brings a head of its own number of labels; others: see below
-        output_loading_info=True,
-        **others,
-    )
+    with _quietly():
+        model, loading = model_class.from_pretrained(
+            folder,
+            config=hf_config,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,  # a tuned base brings a head of its own number of labels; others: see below
+            output_loading_info=True,
+            **others,
+        )
     head = head_modules(model, form)
     missing = set(loading["missing_keys"])
     misfits = {key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]}
@@ -218,6 +222,23 @@ def _pretrained(
     brought = tuple(name for name in head[:-1] if not any(k.split(".")[0] == name for k in missing | misfits))
     sha256 = bases.sha256_of(folder, base, allow_other=bool(weights))  # a named folder may hold other weights
     return _Network(model, sha256, brought)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without a bar, and a report of weights left out or made anew of which `_pretrained` checks what matters."""
+    level, bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            # transformers 5.23 renames an attribute that PEFT 0.21 still reads (2026-11)
+            warnings.filterwarnings("ignore", ".is_gradient_checkpointing", FutureWarning)
+            yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bar:
+            hf_logging.enable_progress_bar()
 
 
 def _random(
@@ -324,7 +345,8 @@ def _wrap(network: PreTrainedModel, lora: LoraConfig) -> PeftModel:
     """PEFT's adapters around `network`. All that is trained is fp32, whatever the frozen weights are."""
     targets, base_id = lora.target_modules, lora.base_model_name_or_path
     network.name_or_path = base_id  # PEFT writes this into its config: a base is a hub id, never a folder of ours
-    model = get_peft_model(network, lora)
+    with _quietly():
+        model = get_peft_model(network, lora)
     # PEFT shortens a long list to endings that are unique in this network; in a plain AutoModel, which has a pooler,
     # "dense" would match one more. So the names are saved in full.
     model.peft_config["default"].target_modules = targets  # type: ignore[union-attr]
