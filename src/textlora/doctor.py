@@ -162,7 +162,7 @@ def _speed(config: Config, seconds: float) -> Facts:
     except TextLoraError as error:
         return {"error": str(error)}
     count = max(1, config.batch_tokens // TEXT_TOKENS)
-    batch = _batch(count, bases.find(config.base).shapes.vocab_size)
+    batch = _batch(count, bases.shapes(bases.find(config.base)).vocab_size)
     trained, predicted = _train_rate(network, batch, seconds), _predict_rate(network, batch, seconds / 4)
     return {
         "train_samples_per_second": round(trained, 1),
@@ -176,7 +176,7 @@ def _network(config: Config) -> PeftModel:
     base = bases.find(config.base)
     if bases.present(base) == "absent":
         config = replace(config, base_weights="random:0")
-    plan = budget.plan(config, base.shapes, NUM_LABELS, base.hub_id)
+    plan = budget.plan(config, bases.shapes(base), NUM_LABELS, base.hub_id)
     labels = tuple(f"label {i}" for i in range(NUM_LABELS))
     network, _ = model.build(config, plan, labels, device.compute_dtype(config.precision))
     return network.to(device.pick_device())

@@ -246,7 +246,7 @@ def _frozen(base: str | None, form: str | None, biases: int) -> int | None:
         shapes = bases.find(base or "").shapes
     except UsageError:
         return None
-    return base_parameters(shapes, head) - biases if head else None
+    return base_parameters(shapes, head) - biases if head and shapes else None
 
 
 def _num_labels(head: Mapping[str, Shape]) -> int | None:

@@ -263,7 +263,7 @@ def head_modules(network: PreTrainedModel, form: str) -> tuple[str, ...]:
 def hf_config(base: Base, weights: str, labels: tuple[str, ...], dropout: float = 0.0) -> PreTrainedConfig:
     """The base's transformers config, with our labels and dropout."""
     if weights.startswith("random:"):
-        config = AutoConfig.for_model(**base.config)
+        config = AutoConfig.for_model(**bases.config(base))
     else:
         config = AutoConfig.from_pretrained(bases.files(base, weights), local_files_only=True, trust_remote_code=False)
     config.id2label = dict(enumerate(labels))
@@ -307,9 +307,10 @@ def _check_forward(model: PeftModel, family: str, num_labels: int) -> None:
     padding changes nothing. Raises UsageError.
     """
     fix = "use another base"
-    ids_BT = torch.arange(8).repeat(2, 1)
+    ids_BT = torch.arange(10, 18).repeat(2, 1)
     mask_BT = torch.ones_like(ids_BT)
     mask_BT[1, 6:] = 0
+    ids_BT[1, 6:] = model.config.pad_token_id or 0  # some heads look for the last token that isn't this one
     try:
         with torch.inference_mode():
             both_BC = model.eval()(input_ids=ids_BT, attention_mask=mask_BT).logits

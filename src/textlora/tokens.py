@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from textlora.bases import VOCABULARIES
-from textlora.errors import DamagedError, UsageError
+from textlora.bases import SENTENCEPIECE, VOCABULARIES
+from textlora.errors import DamagedError, ResourceError, UsageError
 from textlora.longtext import TRUNCATE, WIDTH_STEP, WINDOW_MEAN, Cut, Frame, spans
 
 CHUNK = 8192  # texts to a tokenizer call: enough to keep its threads busy, small enough to stay flat in memory
@@ -87,13 +88,20 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """The fast tokenizer in `folder`, freed of the padding and truncation that its file may carry.
 
     Those would win over ours in silence: sentence-transformers' files pad every text to 128.
-    Raises UsageError if the folder holds no tokenizer, DamagedError if it holds one that can't be read.
+    Raises UsageError if the folder holds no tokenizer, DamagedError if it holds one that can't be read, ResourceError
+    for a SentencePiece model (DeBERTa's, say) without the package that reads it.
     """
+    found = [name for name in VOCABULARIES if Path(folder, name).is_file()]
+    if not found:  # some classes of transformers would make an empty one and say nothing
+        raise UsageError(f"there is no tokenizer in {folder}", "name a folder with tokenizer files")
+    if found[0] in SENTENCEPIECE and find_spec("sentencepiece") is None:
+        raise ResourceError(
+            f"{folder} holds its tokenizer as a SentencePiece model, {found[0]}, which takes a package to read",
+            "pip install 'textlora[sentencepiece]', or name a folder with a tokenizer.json with --tokenizer",
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever a damaged file trips: tokenizers raises bare Exceptions, transformers any
-        if not any(Path(folder, name).is_file() for name in VOCABULARIES):
-            raise UsageError(f"there is no tokenizer in {folder}", "name a folder with tokenizer files") from error
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DamagedError(f"the tokenizer in {folder} can't be read: {reason}", "copy its files again") from error
     if not tokenizer.is_fast:
