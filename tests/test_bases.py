@@ -156,6 +156,20 @@ def test_an_unknown_base_names_the_closest():
     assert caught.value.code == 2
 
 
+def test_any_other_hub_id_is_a_base_that_its_files_describe(tmp_path, hub):
+    base = bases.find("acme/encoder", "v2")
+    assert (base.name, base.hub_id, base.shapes, base.revision) == ("acme/encoder", "acme/encoder", None, "v2")
+    folder = folder_with(tmp_path, "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(BASES["electra-small"].config))
+    assert bases.shapes(base, str(folder)) == BASES["electra-small"].shapes
+    assert hub[1] == []
+
+
+def test_a_folder_is_no_base(tmp_path):
+    with pytest.raises(UsageError, match=r"is a folder; .*--base-weights"):
+        bases.find(str(tmp_path))
+
+
 @pytest.mark.parametrize("family", ["no-such", None, ["bert"]])
 def test_an_unknown_family_lists_the_known_ones(family):
     with pytest.raises(UsageError, match=r"transformers has no such family; .*bert, roberta, xlm-roberta, distilbert"):

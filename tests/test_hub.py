@@ -373,6 +373,24 @@ def test_base_and_data_by_hub_name_train_online_then_offline_then_resume(reposit
 
 
 @pytest.mark.slow
+def test_a_base_of_no_list_is_planned_trained_and_used_by_its_hub_id(repositories, tmp_path):
+    base = ("--base", "stub/minilm-like")
+    short = ("--max-steps", "2", "--lora-r", "2", "--max-length", "32", "--batch-tokens", "512", "--precision", "fp32")
+    with StubHub(repositories) as served:
+        env = client_env(served.url, tmp_path / "home")
+        code, plan, _ = textlora(env, "plan", *base)
+        assert (code, plan["base"], plan["modules"][0]["in"]) == (0, "stub/minilm-like", 32)
+        assert not any("model.safetensors" in path for path in served.asked)  # counting fetches no weights
+        code, _, said = textlora(env, "train", *base, "--data", "mini-news", *short, "--out", str(tmp_path / "run"))
+        assert code == 0, said
+    offline = client_env(served.url, tmp_path / "home", HF_HUB_OFFLINE="1")
+    code, report, said = textlora(offline, "classify", str(tmp_path / "run"), "a text")
+    assert (code, len(report["results"])) == (0, 1), said
+    code, found, _ = textlora(offline, "inspect", str(tmp_path / "run"))
+    assert (code, found["base"], found["total"]) == (0, "stub/minilm-like", None)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "code", "words"),
     [

@@ -110,6 +110,7 @@ def test_what_makes_no_base_is_refused_with_the_reason(config, why):
 # ------------------------------------------------------------------------------------- a base of no list, end to end
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", TRAINED)
 @pytest.mark.parametrize(("head", "pooling"), [("full", "cls"), ("linear", "mean"), ("low-rank", "mean")])
 def test_a_base_of_another_family_trains_saves_and_loads(family, head, pooling, trained, tiny_base, texts):

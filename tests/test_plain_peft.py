@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES
+from conftest import FAMILIES, OTHERS
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
@@ -30,6 +30,7 @@ HEADS = [
     ("low-rank", "cls", {}),  # D -> 8 -> D, tanh, D -> 4
 ]
 CARDS = [(family, *head) for family in FAMILIES for head in HEADS]
+CARDS += [(family, head, pooling, {}) for family in OTHERS for head, pooling in (("full", "cls"), ("linear", "mean"))]
 CARDS += [
     ("bert", "linear", "mean", {"long_text": "head-tail"}),
     ("bert", "linear", "cls", {"long_text": "window-mean"}),

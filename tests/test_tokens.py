@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from laws import tokens_of
 
 from textlora import tokens as tok
-from textlora.errors import DamagedError, UsageError
+from textlora.errors import DamagedError, ResourceError, UsageError
 from textlora.tokens import (
     WIDTH_STEP,
     Collator,
@@ -209,6 +209,22 @@ def test_padding_and_truncation_saved_in_a_tokenizer_file_are_cleared(tiny_base,
     np.testing.assert_array_equal(found.offsets, plain.offsets)
     np.testing.assert_array_equal(found.ids, plain.ids)
     assert found.lengths.max() > 20 > found.lengths.min()
+
+
+def test_no_empty_tokenizer_is_made_of_a_config_alone(tmp_path):
+    """transformers 5.23 makes a DeBERTa tokenizer of seven tokens of such a folder and says nothing."""
+    (tmp_path / "config.json").write_text('{"model_type": "deberta-v2"}')
+    (tmp_path / "tokenizer_config.json").write_text('{"vocab_type": "spm"}')
+    with pytest.raises(UsageError, match="no tokenizer in"):
+        tok.load_tokenizer(tmp_path)
+
+
+def test_a_sentencepiece_model_without_its_package_is_a_clear_refusal(tmp_path, monkeypatch):
+    monkeypatch.setattr(tok, "find_spec", lambda name: None)
+    (tmp_path / "spm.model").write_bytes(b"a SentencePiece model")
+    with pytest.raises(ResourceError, match=r"textlora\[sentencepiece\].*--tokenizer") as caught:
+        tok.load_tokenizer(tmp_path)
+    assert caught.value.code == 7
 
 
 def test_a_folder_without_a_tokenizer_is_a_clear_refusal(tmp_path):

@@ -80,7 +80,7 @@ class Config:
     cleaning: tuple[str, ...] = setting((), "cleaning steps, applied in training and prediction alike")
 
     # base
-    base: str = setting("minilm", "a short name (minilm, roberta, deberta, modernbert, ...) or its hub id")
+    base: str = setting("minilm", "a short name (minilm, roberta, deberta, modernbert, ...) or any hub id, owner/name")
     base_revision: str = setting(
         "", "branch, tag or commit of the base on the hub [the newest; the run keeps its commit]"
     )
