@@ -247,6 +247,50 @@ def test_a_base_without_pooler_weights_is_refused_for_the_full_bert_head(tiny_co
         built(config)
 
 
+def fine_tuned(family: str, folder: Path, base: Path, labels: int) -> Path:
+    """A copy of a tiny base as somebody's classifier of so many labels has it: every weight of its head is 7."""
+    import shutil
+
+    from transformers import AutoModelForSequenceClassification
+
+    shutil.copytree(base, folder)
+    network = AutoModelForSequenceClassification.from_pretrained(base, num_labels=labels)
+    for name, parameter in network.named_parameters():
+        if not name.startswith(f"{network.base_model_prefix}."):
+            parameter.data.fill_(7)
+    network.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
+@pytest.mark.parametrize(("head", "pooling"), [("full", "cls"), ("linear", "mean")])
+@pytest.mark.parametrize("labels", [2, 4])
+def test_a_classifier_as_a_base_gives_its_encoder_and_no_outputs(
+    family, head, pooling, labels, tiny_base, tiny_config, tmp_path
+):
+    folder = fine_tuned(family, tmp_path / "base", tiny_base(family), labels)
+    _, network, _ = built(tiny_config(family, head=head, pooling=pooling, base_weights=str(folder)))
+    name = "base_model.model.classifier.modules_to_save.default"
+    outputs = dict(network.get_submodule(name).named_parameters())
+    assert not any((tensor == 7).any() for tensor in outputs.values())
+    if (family, head) == ("modernbert", "full"):  # its transform is no label's: pretraining trained it, and it stays
+        transform = network.get_submodule("base_model.model.head.modules_to_save.default")
+        assert (transform.dense.weight == 7).all()
+
+
+def test_weights_of_another_shape_than_the_config_says_are_damaged(tiny_base, tiny_config, tmp_path):
+    import json
+    import shutil
+
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_base("bert"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
+    with pytest.raises(DamagedError, match=r"has another shape than config.json says") as caught:
+        built(tiny_config("bert", base_weights=str(folder)))
+    assert caught.value.code == 6
+
+
 def test_random_weights_are_the_same_for_the_same_seed(tiny_config):
     from textlora import bases
 

@@ -139,7 +139,10 @@ def _start_head(network: PreTrainedModel, modules: Iterable[str], config: Config
     of deviation 1 / sqrt(k) makes the product's that of a single matrix.
     """
     for name in modules:
-        network.get_submodule(name).apply(network._init_weights)
+        module = network.get_submodule(name)
+        for parameter in module.parameters():  # transformers 5 leaves alone what it marked as read from a file
+            parameter._is_hf_initialized = False  # type: ignore[attr-defined]
+        module.apply(network._init_weights)
     if config.head == "low-rank":
         row = heads.layers(
             config.head, network.config.hidden_size, int(network.config.num_labels or 0), config.head_rank
@@ -307,7 +310,7 @@ def _check_forward(model: PeftModel, family: str, num_labels: int) -> None:
     padding changes nothing. Raises UsageError.
     """
     fix = "use another base"
-    ids_BT = torch.arange(10, 18).repeat(2, 1)
+    ids_BT = torch.arange(10, 18, device=model.device).repeat(2, 1)
     mask_BT = torch.ones_like(ids_BT)
     mask_BT[1, 6:] = 0
     ids_BT[1, 6:] = model.config.pad_token_id or 0  # some heads look for the last token that isn't this one
