@@ -606,6 +606,7 @@ def bad(tmp_path_factory, run, tiny_base) -> dict[str, Path]:
     (home / "wrong_type.toml").write_text('batch_tokens = "many"\n')
     (home / "no.toml").write_text("seed = \n")
     (home / "existing.csv").write_text("precious\n")
+    (home / "sample.csv").write_text("ID,Label\n0,0\n")
     (home / "empty_folder").mkdir()
     return {path.name.replace(".", "_"): path for path in home.iterdir()} | {
         "home": home,
@@ -750,6 +751,13 @@ BAD_INPUT = {
     "a folder as input": (f"{PREDICT} --input {{empty_folder}}", 2, "is a folder"),
     "a bad row in the input": (f"{PREDICT} --input {{empty_text_csv}}", 3, "row 7: the text is empty"),
     "existing --output": (PREDICT.replace("{out}", "{existing_csv}") + " --input {good_csv}", 2, "exists"),
+    "sample of other rows": (
+        f"predict {{run}} {ON} --output {{out}} --input {{good_csv}} --sample-submission {{sample_csv}}",
+        3,
+        "rows, sample.csv 1",
+    ),
+    "sample and format": (f"{PREDICT} --input {{good_csv}} --sample-submission {{sample_csv}}", 2, "leave out --format"),
+    "an unknown way with long texts": (f"{PLAN} --long-text head-tial", 2, "did you mean head-tail"),
     "unknown format": (f"{PREDICT} --input {{good_csv}} --format xlsx", 2, "choose one of csv, kaggle"),
     "unwritable --output": (PREDICT.replace("{out}", "{good_csv}/o.csv") + " --input {good_csv}", 7, "can't write"),
 }
