@@ -756,7 +756,11 @@ BAD_INPUT = {
         3,
         "rows, sample.csv 1",
     ),
-    "sample and format": (f"{PREDICT} --input {{good_csv}} --sample-submission {{sample_csv}}", 2, "leave out --format"),
+    "sample and format": (
+        f"{PREDICT} --input {{good_csv}} --sample-submission {{sample_csv}}",
+        2,
+        "leave out --format",
+    ),
     "an unknown way with long texts": (f"{PLAN} --long-text head-tial", 2, "did you mean head-tail"),
     "unknown format": (f"{PREDICT} --input {{good_csv}} --format xlsx", 2, "choose one of csv, kaggle"),
     "unwritable --output": (PREDICT.replace("{out}", "{good_csv}/o.csv") + " --input {good_csv}", 7, "can't write"),
