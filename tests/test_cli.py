@@ -666,7 +666,7 @@ BAD_INPUT = {
     "empty file": (f"{TRAIN} --data {{empty_csv}}", 3, "empty.csv is empty"),
     "a header alone": (f"{TRAIN} --data {{header_only_csv}}", 3, "no rows"),
     "empty folder": (f"{TRAIN} --data {{empty_folder}}", 3, "holds no data"),
-    "a folder without train": (f"{TRAIN} --data {{no_train}}", 3, "has no train file"),
+    "a folder without train": (f"{TRAIN} --data {{no_train}}", 3, "has no train split"),
     "unknown kind of file": (f"{TRAIN} --data {{notes_docx}}", 2, "no kind of file that is read here"),
     "unknown column": (f"{TRAIN} --data {{good_csv}} --text-column txet", 2, "did you mean text"),
     "unknown label column": (f"{TRAIN} --data {{good_csv}} --label-column lable", 2, "did you mean label"),

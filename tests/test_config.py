@@ -28,7 +28,9 @@ BY_SETTING = {
     "auto": st.lists(st.sampled_from(configs.FITTABLE)).map(tuple),
     "validation_fraction": st.floats(0, 1, exclude_min=True, exclude_max=True),
     "split_seed": st.integers(0, 2**32 - 1),
-    "seed": st.integers(0, 2**32 - 1),
+    "seed": st.integers(0, 2**32 - 10),
+    "seeds": st.integers(1, 10),
+    "time_limit": st.just("") | st.sampled_from(["90s", "10m", "1.5h"]),
     "base_weights": words.filter(lambda text: not text.startswith("random:"))
     | st.integers(0, 2**32 - 1).map("random:{}".format),
     "lora_r": counts | st.just("max"),

@@ -11,7 +11,7 @@ import pytest
 from textlora import data, metrics, predict
 from textlora.baseline import Baseline
 from textlora.errors import DataError, UsageError
-from textlora.evaluate import evaluate, verdict
+from textlora.evaluate import Report, evaluate, verdict
 
 
 @pytest.fixture
@@ -106,10 +106,20 @@ def test_the_verdict_is_at_most_four_sentences_of_numbers(run, loading):
     report = evaluate(run, "mini-news", "test", **loading)
     labels = np.arange(200) % 4
     sure = np.eye(4)[labels] * 0.96 + 0.01
-    flat = Baseline("tfidf-logreg", np.full((200, 4), 0.25), 0.25, 1.0)
-    lines = verdict(report, labels, sure, flat, "textlora classify RUN")
+    flat = Baseline("tfidf-logreg", np.full((200, 4), 0.25), 1.0).scored(labels)
+    lines = verdict(report, labels, sure, [flat], "textlora classify RUN")
     assert len(lines) <= 4
     assert "+75.0 points" in lines[0]
     assert lines[-1] == "Next: textlora classify RUN"
-    tie = verdict(report, labels, sure, Baseline("x", sure, 1.0, 1.0), "next")
+    tie = verdict(report, labels, sure, [Baseline("x", sure, 1.0).scored(labels)], "next")
     assert "no gain is shown" in tie[0]
+
+
+def test_a_macro_f1_below_the_baselines_is_said():
+    labels = np.array([0] * 96 + [1] * 4)
+    mostly, balanced = (np.eye(2)[answers] for answers in ([0] * 100, [0] * 86 + [1] * 14))
+    scores = metrics.score(labels, mostly, ["often", "rare"])
+    report = Report("validation", "d", "f", scores, [], {}, 1, None)
+    line = verdict(report, labels, mostly, [Baseline("tfidf-logreg", balanced, 1.0).scored(labels)], "next")[0]
+    assert line.endswith("; macro-F1 0.490 is below tfidf-logreg's 0.695.")
+    assert "macro-F1" not in verdict(report, labels, mostly, [Baseline("x", mostly, 1.0).scored(labels)], "next")[0]

@@ -81,10 +81,19 @@ def test_large_data_is_judged_within_an_epoch_and_on_a_sample():
     assert "on 4,000 validation rows" in lines[0]
 
 
+def test_a_handful_of_validation_rows_chooses_nothing():
+    few, enough = (fitted(DEFAULT, facts((500, 500), validation=n)) for n in (199, 200))
+    assert few[0].eval_steps == fitting.AT_THE_END
+    assert "judged at the end" in few[1][0]
+    assert enough[0].eval_steps == 0
+    patient = replace(DEFAULT, early_stopping_patience=3)
+    assert fitted(patient, facts((500, 500), validation=10))[0].eval_steps < 10_000
+
+
 def test_labels_are_weighted_when_they_are_skewed_and_only_then():
     even, skewed = (fitted(DEFAULT, facts(counts))[0] for counts in ((100, 120), (500, 10)))
     assert (even.class_weights, even.metric_for_best_model) == ("none", "accuracy")
-    assert skewed.class_weights != "none"
+    assert skewed.class_weights == "sqrt"
     assert skewed.metric_for_best_model == "f1_macro"
 
 

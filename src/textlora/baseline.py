@@ -19,6 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from textlora import metrics
 from textlora.errors import DataError
 
 # A word; in Chinese and Japanese, written without blanks, a character (the bigrams then stand for words).
@@ -30,16 +31,19 @@ C = 10.0  # 3 to 30 lie within 0.4 points on AG's carved validation, 10 is the m
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """A baseline's probabilities (M, C), its accuracy on those rows (NaN until `scored`) and its seconds."""
+    """A baseline's probabilities (M, C), its seconds, its accuracy and macro-F1 on those rows (NaN until `scored`)."""
 
     name: str  # majority or tfidf-logreg
     probabilities: NDArray[np.float64]
-    accuracy: float
     seconds: float
+    accuracy: float = math.nan
+    f1_macro: float = math.nan
 
     def scored(self, labels: ArrayLike) -> Baseline:
-        """The same with its accuracy against labels (M,)."""
-        return replace(self, accuracy=float((self.probabilities.argmax(1) == np.asarray(labels)).mean()))
+        """The same with its figures against labels (M,)."""
+        names = [str(number) for number in range(self.probabilities.shape[1])]
+        scores = metrics.score(labels, self.probabilities, names)
+        return replace(self, accuracy=scores.accuracy, f1_macro=scores.f1_macro)
 
 
 def fit_baselines(
@@ -58,7 +62,7 @@ def majority(train_labels: ArrayLike, n_rows: int, num_labels: int) -> Baseline:
     """The training labels' shares for each of `n_rows` rows: predicts the most frequent, the first of equals."""
     start = time.perf_counter()
     probabilities = np.tile(_shares(_checked(train_labels, num_labels), num_labels), (n_rows, 1))
-    return Baseline("majority", probabilities, math.nan, time.perf_counter() - start)
+    return Baseline("majority", probabilities, time.perf_counter() - start)
 
 
 def tfidf_logreg(
@@ -77,7 +81,7 @@ def tfidf_logreg(
         model = _fit(features[0], y, seed)
         probabilities = np.zeros((len(texts), num_labels))
         probabilities[:, model.classes_] = model.predict_proba(features[1])
-    return Baseline("tfidf-logreg", probabilities, math.nan, time.perf_counter() - start)
+    return Baseline("tfidf-logreg", probabilities, time.perf_counter() - start)
 
 
 def _features(train_texts: Sequence[str], texts: Sequence[str]) -> tuple[csr_matrix, csr_matrix] | None:

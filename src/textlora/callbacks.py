@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import time
@@ -13,22 +14,33 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from textlora.runs import Run
-from textlora.schedule import dropout
+from textlora.schedule import by_steps, dropout
 
 TRAINING_KEYS = ("loss", "learning_rate", "grad_norm")
 SCORE_KEYS = ("n", "loss", "accuracy", "precision", "recall", "f1", "f1_macro")
 
 
 class DropoutScheduler(TrainerCallback):
-    """Sets the adapters' dropout before each step; the second seed's idea, here a pure function of the step."""
+    """Sets the adapters' dropout before each step; the second seed's idea, here a pure function of the step.
 
-    def __init__(self, model: nn.Module, start: float, end: float, curve: str) -> None:
+    `pace` says how far along a run is.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        start: float,
+        end: float,
+        curve: str,
+        pace: Callable[[float, int], float] = by_steps,
+    ) -> None:
         self.modules = [m for name, m in model.named_modules() if "lora_dropout" in name and isinstance(m, nn.Dropout)]
-        self.start, self.end, self.curve = start, end, curve
+        self.start, self.end, self.curve, self.pace = start, end, curve, pace
         self.value = start
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.value = dropout(state.global_step, state.max_steps, self.start, self.end, self.curve)
+        step = self.pace(state.global_step, state.max_steps)
+        self.value = dropout(step, state.max_steps, self.start, self.end, self.curve)
         for module in self.modules:
             module.p = self.value
 
@@ -40,6 +52,7 @@ class Meter(TrainerCallback):
         self.texts = 0.0
         self.tokens = 0
         self.seconds = 0.0
+        self.steps = self.planned_steps = 0
         self._mark = 0.0
 
     def count(self, texts: float, tokens: int) -> None:
@@ -56,6 +69,9 @@ class Meter(TrainerCallback):
         self._mark = now
 
     on_evaluate = on_save = on_train_begin
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.steps, self.planned_steps = state.global_step, state.max_steps
 
 
 class MetricsTracker(TrainerCallback):
@@ -96,8 +112,8 @@ def _where(state: TrainerState, split: str) -> dict[str, Any]:
 class Progress(TrainerCallback):
     """A bar with the time left on a terminal; elsewhere one line for each evaluation, so that logs stay short."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
+    def __init__(self, say: Callable[[str], None], limit: Callable[[], float] = lambda: math.inf) -> None:
+        self.say, self.limit = say, limit  # seconds that a time limit leaves
         self.bar: tqdm[Any] | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -116,6 +132,7 @@ class Progress(TrainerCallback):
     ) -> None:
         began, first = self._start
         left = (time.monotonic() - began) / max(1, state.global_step - first) * (state.max_steps - state.global_step)
+        left = max(0.0, min(left, self.limit()))
         line = (
             f"  step {state.global_step}/{state.max_steps}  validation loss {metrics['eval_loss']:.3f}  "
             f"accuracy {metrics['eval_accuracy']:.4f}  macro-F1 {metrics['eval_f1_macro']:.4f}  {left:.0f} s left"

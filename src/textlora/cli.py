@@ -11,6 +11,7 @@ import io
 import json
 import os
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -258,7 +259,7 @@ def train(args: argparse.Namespace) -> Result:
     config = _resumed(args) if args.resume else _config(args)
     if config.base_weights.startswith("random:"):
         _say("WARNING: random base weights: right for counts, shapes and speed, worthless as a classifier")
-    run = fit(config, out=args.out, overwrite=args.overwrite, resume=args.resume, say=_say)
+    run = fit(config, out=args.out, overwrite=args.overwrite, resume=args.resume, say=_say, began=args.began)
     _out(args, str(run.folder))
     return {"run": str(run.folder), "summary": run.summary()}
 
@@ -401,8 +402,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str], as_json: bool) -> int:
+    began = time.monotonic()  # a time limit counts from here: loading torch takes seconds
     try:
         args = _parse(argv)
+        args.began = began
         _quiet()
         result = args.run(args)
         if as_json:

@@ -6,12 +6,13 @@ Hugging Face's TrainingArguments and PEFT's LoraConfig wherever those have one.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from functools import cache
 from importlib import resources
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -137,10 +138,20 @@ class Config:
     metric_for_best_model: str = setting("accuracy", "which evaluation is best: accuracy or f1_macro")
     logging_steps: int = setting(20, "optimizer steps between lines of metrics.jsonl")
     train_sample_size: int = setting(500, "training rows on which accuracy, precision, recall and F1 are followed")
+    time_limit: str = setting("", "90s, 10m or 1.5h from start to verdict; schedules then follow the clock [none]")
     precision: str = setting("auto", "auto, bf16, fp16 (GPU only) or fp32")
     quantize: str = setting("none", "none, or 4bit (QLoRA): the base is held in NF4 while it trains; needs a CUDA GPU")
     seed: int = setting(0, "seed of weights, dropout and batch order")
+    seeds: int = setting(1, "train so many seeds (seed, seed + 1, ...) and keep the best on validation")
     report_to: tuple[str, ...] = setting((), "trackers the Trainer also reports to: tensorboard, mlflow, wandb, ...")
+
+    @property
+    def time_limit_seconds(self) -> float:
+        """`time_limit` in seconds; 0 for none, NaN for what isn't a time."""
+        if not self.time_limit:
+            return 0.0
+        found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smh])", self.time_limit)
+        return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]] if found else nan
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, in words; empty means go."""
@@ -167,7 +178,7 @@ def _choices(config: Config) -> list[str]:
 
 
 POSITIVE = ("budget", "max_length", "lora_alpha", "gradient_accumulation_steps", "learning_rate", "logging_steps")
-POSITIVE += ("num_train_epochs", "num_cycles", "head_rank", "loraplus_lr_ratio")
+POSITIVE += ("num_train_epochs", "num_cycles", "head_rank", "loraplus_lr_ratio", "seeds")
 NOT_NEGATIVE = ("batch_tokens", "per_device_train_batch_size", "warmup_steps", "weight_decay", "max_grad_norm")
 NOT_NEGATIVE += ("early_stopping_patience", "eval_steps", "max_eval_samples")
 NOT_NEGATIVE += ("seed", "split_seed", "train_sample_size")
@@ -193,10 +204,14 @@ def _ranges(config: Config) -> list[str]:
         allowed = f"a whole number from 1{' or max' if name == 'lora_r' else ''}"
         if (isinstance(r, str) and r != MAX) or (isinstance(r, int) and r < 1):
             found.append(f"{name} must be {allowed}, got {r}")
+    if config.seed + config.seeds > SEEDS:
+        found.append(f"seed {config.seed} with {config.seeds} seeds goes beyond {SEEDS - 1}")
     if config.max_steps != -1 and config.max_steps < 1:
         found.append(f"max_steps must be -1 (off) or at least 1, got {config.max_steps}")
     if config.max_length < 4:
         found.append(f"max_length must leave room for text between two special tokens, got {config.max_length}")
+    if config.time_limit and not config.time_limit_seconds > 0:
+        found.append(f"time_limit must be a time above 0 like 90s, 10m or 1.5h, got {config.time_limit!r}")
     if config.validation_fraction == 0:
         found.append("validation_fraction must be above 0: nothing is chosen without validation rows")
     return found

@@ -186,17 +186,28 @@ def _overlap(run: str | Path, rows: Split) -> tuple[str, ...]:
 
 
 def verdict(
-    report: Report, labels: np.ndarray, probabilities: np.ndarray, baseline: Baseline, next_command: str
+    report: Report, labels: np.ndarray, probabilities: np.ndarray, baselines: Sequence[Baseline], next_command: str
 ) -> list[str]:
-    """At most four sentences made of numbers: gain over the baseline, worst confusion, weakest class, what next."""
+    """At most four sentences made of numbers: gain over the strongest baseline (and where macro-F1 is below one),
+    worst confusion, weakest class, what next."""
+    baseline = max(baselines, key=lambda b: b.accuracy)
     right = probabilities.argmax(1) == labels
     gain = metrics.paired_gain(baseline.probabilities.argmax(1) == labels, right)
     mean, low, high = (f"{round(100 * value, 1) + 0.0:+.1f}" for value in gain)  # + 0.0: never "-0.0"
     points = f"{mean} points on {baseline.name} ({low} to {high})"
     no_gain = "; worse than the baseline" if gain.high < 0 else "; no gain is shown: the interval holds 0"
     sure = "" if gain.low > 0 else no_gain
-    first = f"{100 * report.scores.accuracy:.1f} % of {report.scores.n} {report.split} rows are right, {points}{sure}."
+    first = f"{100 * report.scores.accuracy:.1f} % of {report.scores.n} {report.split} rows are right, {points}{sure}"
+    first += f"{_below(report, baselines)}."
     return [first, *_confusion(report), _weakest(report), f"Next: {next_command}"]
+
+
+def _below(report: Report, baselines: Sequence[Baseline]) -> str:
+    """Words on macro-F1 where a baseline's is higher: on skewed labels accuracy can hide it."""
+    strongest, ours = max(baselines, key=lambda b: b.f1_macro), report.scores.f1_macro
+    if ours >= strongest.f1_macro:
+        return ""
+    return f"; macro-F1 {ours:.3f} is below {strongest.name}'s {strongest.f1_macro:.3f}"
 
 
 def _confusion(report: Report) -> list[str]:

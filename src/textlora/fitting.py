@@ -29,6 +29,8 @@ LONG_WARMUP = 0.1  # for runs of few steps: Mosbach et al. 2021 (arXiv 2006.0488
 LARGE, HUGE = 50_000, 250_000  # rows from which two passes, and one, are enough
 EVALUATIONS = 10  # of a run at most, where epochs are short
 ROWS_BETWEEN_EVALUATIONS = 50_000  # at most, where epochs are long
+CHOOSING = 200  # validation rows from which an evaluation may choose; below, the last weights are taken
+AT_THE_END = 1_000_000_000  # steps between evaluations, so that there is one only
 JUDGED_ROWS = 4_000  # validation rows scored during training: a standard error of 0.4 points at 0.93
 SKEWED = 3.0  # the most frequent label to the rarest: from here on labels are weighted
 
@@ -112,7 +114,12 @@ def _warmup_ratio(config: Config, facts: Facts) -> float:
 
 
 def _eval_steps(config: Config, facts: Facts) -> int:
-    """0, each epoch, unless epochs are many or long."""
+    """0, each epoch, unless epochs are many or long, or validation is too small to choose by.
+
+    Of equals the Trainer takes the first: on a handful of rows that is a model that has hardly begun.
+    """
+    if facts.validation < CHOOSING and not config.early_stopping_patience:
+        return AT_THE_END
     per_epoch, updates = facts.updates_per_epoch(config), _updates(config, facts)
     if updates > EVALUATIONS * per_epoch:
         return ceil(updates / EVALUATIONS)
@@ -125,7 +132,8 @@ def _max_eval_samples(config: Config, facts: Facts) -> int:
 
 
 def _class_weights(config: Config, facts: Facts) -> str:
-    return "balanced" if facts.skew >= SKEWED else "none"
+    """At 50:1 `sqrt` does as well as `balanced` on rows of equal labels, and better on rows as skewed as its own."""
+    return "sqrt" if facts.skew >= SKEWED else "none"
 
 
 def _metric(config: Config, facts: Facts) -> str:
@@ -148,8 +156,10 @@ WORDS: dict[str, Callable[[Any], str]] = {
     "batch_tokens": lambda value: f"{value} tokens a batch",
     "num_train_epochs": lambda value: f"{value:g} epochs",
     "warmup_ratio": lambda value: f"warm-up {100 * value:g} %",
-    "eval_steps": lambda value: f"judged every {value} steps" if value else "judged each epoch",
+    "eval_steps": lambda value: {0: "judged each epoch", AT_THE_END: "judged at the end"}.get(
+        value, f"judged every {value} steps"
+    ),
     "max_eval_samples": lambda value: f"on {value:,} validation rows" if value else "",
     "class_weights": lambda value: f"class weights {value}",
-    "metric_for_best_model": lambda value: f"best by {value}",
+    "metric_for_best_model": lambda value: "best by f1_macro" if value == "f1_macro" else "",
 }

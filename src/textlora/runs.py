@@ -76,6 +76,11 @@ class Run:
     def trackers(self) -> Path:
         return self.folder / TRACKERS
 
+    @property
+    def finished(self) -> bool:
+        """Whether it was trained and judged to the end."""
+        return (self.folder / "summary.json").is_file()
+
     def config(self) -> Config:
         """The settings this run was trained with."""
         return configs.from_dict(configs.read_toml(self.config_file))

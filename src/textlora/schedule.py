@@ -10,7 +10,12 @@ def warmup_steps(steps: int, ratio: float, fixed: int = 0) -> int:
     return min(steps, fixed or ceil(steps * ratio))
 
 
-def learning_rate_factor(step: int, steps: int, warmup: int, kind: str, cycles: int = 1) -> float:
+def by_steps(step: float, steps: int) -> float:
+    """Where a run of `steps` stands without a time limit: at its step. With one, `clock.Clock.place` says."""
+    return step
+
+
+def learning_rate_factor(step: float, steps: int, warmup: int, kind: str, cycles: int = 1) -> float:
     """Share of the peak learning rate at `step` of `steps`: a straight rise over `warmup`, then `kind` down to zero.
 
     The formulas are those of transformers' get_{linear,cosine,cosine_with_hard_restarts}_schedule_with_warmup (a test
@@ -28,7 +33,7 @@ def learning_rate_factor(step: int, steps: int, warmup: int, kind: str, cycles: 
     return (1 + cos(pi * done)) / 2
 
 
-def dropout(step: int, steps: int, start: float, end: float, curve: str) -> float:
+def dropout(step: float, steps: int, start: float, end: float, curve: str) -> float:
     """Dropout at `step` in [0, steps): `start` at the first step, `end` at the last, straight or as half a cosine."""
     if curve == "constant" or steps <= 1:
         return start

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,16 @@ from textlora.baseline import Baseline
 from textlora.budget import Plan
 from textlora.callbacks import DropoutScheduler, Meter, MetricsTracker, Progress, StopOnInterrupt
 from textlora.clean import check_steps, clean
+from textlora.clock import Clock, clock_for
 from textlora.config import Config
 from textlora.data import Data, Split
 from textlora.errors import GateError, UsageError
 from textlora.evaluate import Report, judge, verdict
 from textlora.fitting import Facts, fitted
 from textlora.model import AdapterSettings
+from textlora.repeats import train_seeds
 from textlora.runs import Run
+from textlora.schedule import by_steps
 from textlora.tokens import Collator, Rows, Tokens, fit, frame, load_tokenizer, whole
 from textlora.trainer import TextTrainer, arguments, batches_of, label_weights, step_loss
 
@@ -72,6 +76,7 @@ class Prepared:
     train: Tokens
     validation: Tokens
     dtype: torch.dtype
+    build_seconds: float
 
     @property
     def pad_id(self) -> int:
@@ -111,8 +116,21 @@ def prepare(config: Config, say: Say, rows: Data | None = None) -> Prepared:
     for line in lines:
         say(line)
     train, validation = (_tokens(config, tokenizer, split.name, i, say) for split, i in zip(splits, ids, strict=True))
+    began = time.monotonic()
     network, base_sha256 = model.build(config, plan, rows.label_names, dtype)
-    return Prepared(config, rows, plan, rows.label_names, network, base_sha256, tokenizer, train, validation, dtype)
+    return Prepared(
+        config=config,
+        data=rows,
+        plan=plan,
+        labels=rows.label_names,
+        network=network,
+        base_sha256=base_sha256,
+        tokenizer=tokenizer,
+        train=train,
+        validation=validation,
+        dtype=dtype,
+        build_seconds=time.monotonic() - began,
+    )
 
 
 def _fitting_length(config: Config, longest: int, say: Say) -> Config:
@@ -178,19 +196,21 @@ def train(
     overwrite: bool = False,
     resume: bool = False,
     say: Say = log.info,
+    began: float | None = None,
 ) -> Run:
-    """Train, save, check and judge one adapter; returns its run folder.
+    """Train, save, check and judge one adapter (of several seeds the best); returns its run folder.
 
     `rows` (of `data.from_texts`) stand in for the setting `data`, for texts that are in no file.
     `out` is the run folder (default runs/<date>-<base>-<data>); `resume` goes on from its newest good checkpoint with
-    its own settings. `say` receives the lines a person reads. Raises the errors of textlora.errors for what the user
-    can fix, KeyboardInterrupt (a checkpoint saved) on Ctrl-C.
+    its own settings. `say` receives the lines a person reads. A time limit counts from `began` (time.monotonic()'s
+    seconds; default now). Raises the errors of textlora.errors for what the user can fix, KeyboardInterrupt (a
+    checkpoint saved) on Ctrl-C.
     """
-    began = time.monotonic()
+    began = time.monotonic() if began is None else began
     out = out or _default_folder(config, rows)
     if not resume:
         runs.check_free(out, overwrite=overwrite)
-    elif (Path(out) / "summary.json").is_file():
+    elif Run(Path(out)).finished:
         raise UsageError(f"{out} has finished: there is nothing to resume", "start a new run")
     prepared = prepare(config.checked(), say, rows)
     run = runs.open_run(out) if resume else runs.create(out, overwrite=overwrite)
@@ -198,14 +218,34 @@ def train(
         _check_same(run, prepared)
     else:
         _write_settings(run, prepared)
+    if config.seeds > 1:
+        return train_seeds(run, prepared.config, partial(_train_seed, prepared, say), began=began, say=say)
+    return _train_one(run, prepared, resume, began, say)
+
+
+def _train_one(run: Run, prepared: Prepared, resume: bool, began: float, say: Say) -> Run:
+    """What comes after preparation, for one seed."""
     start = _resume_point(run, say) if resume else None
     beaten = _baselines(prepared, say)
-    with trackers.writing(config.report_to, run, say):
-        meter, trained = _fit(run, prepared, start, say)
+    clock = clock_for(prepared.config.time_limit_seconds, began, start)
+    with trackers.writing(prepared.config.report_to, run, say):
+        meter, trained = _fit(run, prepared, start, clock, say)
     _save_adapter(run, prepared, trained)
     _distrust(run, prepared, trained)
     _finish(run, prepared, trained, meter, beaten, began, say)
     return run
+
+
+def _train_seed(prepared: Prepared, say: Say, config: Config, folder: Path, began: float) -> Run:
+    """One of several seeds on what is prepared already, from where its folder is."""
+    resume = Run(folder).config_file.is_file()
+    config = Run(folder).config() if resume else config
+    network, _ = model.build(config, prepared.plan, prepared.labels, prepared.dtype)
+    own = replace(prepared, config=config, network=network)
+    run = Run(folder) if resume else runs.create(folder, overwrite=True)  # of a start that was cut short
+    if not resume:
+        _write_settings(run, own)
+    return _train_one(run, own, resume, began, say)
 
 
 def _default_folder(config: Config, rows: Data | None) -> Path:
@@ -269,22 +309,25 @@ def _baselines(prepared: Prepared, say: Say) -> list[Baseline]:
     return fitted
 
 
-def _fit(run: Run, prepared: Prepared, start: Path | None, say: Say) -> tuple[Meter, PeftModel]:
-    """Run the Trainer; the best weights by validation accuracy are in the model when it returns."""
+def _fit(run: Run, prepared: Prepared, start: Path | None, clock: Clock | None, say: Say) -> tuple[Meter, PeftModel]:
+    """Run the Trainer; the best weights by validation are in the model when it returns."""
     config, network = prepared.config, prepared.network
     args = arguments(config, run, prepared.dtype)
     meter, stopper = Meter(), StopOnInterrupt()
     batches, texts_per_step = batches_of(config, prepared.train, args.world_size)
     weights = label_weights(prepared.data.train.labels, len(prepared.labels), config.class_weights)
-    dropout = DropoutScheduler(network, config.lora_dropout, config.lora_dropout_end, config.lora_dropout_curve)
-    callbacks = [dropout, meter, MetricsTracker(run, meter, dropout), Progress(say), stopper]
+    pace = clock.place if clock else by_steps
+    dropout = DropoutScheduler(network, config.lora_dropout, config.lora_dropout_end, config.lora_dropout_curve, pace)
+    progress = Progress(say, lambda: clock.left) if clock else Progress(say)
+    callbacks = [dropout, meter, MetricsTracker(run, meter, dropout), progress, *([clock] if clock else []), stopper]
     if config.early_stopping_patience:
         callbacks.append(_early_stopping(config.early_stopping_patience, start))
     trainer = TextTrainer(
         config=config,
         batches=batches,
         meter=meter,
-        measure=_measure(prepared),
+        measure=_measure(prepared, clock),
+        pace=pace,
         model=network,
         args=args,
         train_dataset=Rows(prepared.train, prepared.data.train.labels),
@@ -296,6 +339,8 @@ def _fit(run: Run, prepared: Prepared, start: Path | None, say: Say) -> tuple[Me
     trainer.remove_callback(PrinterCallback)
     # Under autocast PEFT would cast each adapter's input to fp32 and autocast cast it back: the same numbers, later.
     with disable_input_dtype_casting(network):
+        if clock:
+            clock.start(_rows_to_judge(prepared, clock), prepared.build_seconds)
         trainer.train(resume_from_checkpoint=str(start) if start else None)
     if stopper.interrupted:
         raise KeyboardInterrupt(
@@ -314,26 +359,44 @@ def _early_stopping(patience: int, start: Path | None) -> EarlyStoppingCallback:
     return callback
 
 
-def _measure(prepared: Prepared) -> Callable[[], dict[str, float]]:
-    """A function that scores validation and a fixed sample of the training rows with the model as it is."""
-    labels = prepared.data.train.labels
-    rng = np.random.default_rng(prepared.config.split_seed)
-    rows = np.sort(rng.permutation(len(labels))[: max(1, prepared.config.train_sample_size)])
-    held = prepared.data.validation.labels
-    judged = np.sort(rng.permutation(len(held))[: prepared.config.max_eval_samples or len(held)])
+def _measure(prepared: Prepared, clock: Clock | None) -> Callable[[], dict[str, float]]:
+    """A function that scores validation (all, or a fixed sample) and a fixed sample of the training rows with the
+    model as it is."""
+    config, labels, held = prepared.config, prepared.data.train.labels, prepared.data.validation.labels
+    most = _rows_within(prepared, clock) if clock else len(labels) + len(held)
+    rng = np.random.default_rng(config.split_seed)
+    rows = np.sort(rng.permutation(len(labels))[: min(most, max(1, config.train_sample_size))])
+    judged = np.sort(rng.permutation(len(held))[: min(most, config.max_eval_samples or len(held))])
     sets = {
         "eval": (prepared.validation.take(judged), held[judged]),
         "eval_train_sample": (prepared.train.take(rows), labels[rows]),
     }
 
     def measure() -> dict[str, float]:
-        figures = {}
+        figures, began = {}, time.monotonic()
         for prefix, (tokens, truth) in sets.items():
             scores = metrics.summary_scores(truth, predict.logits(prepared.network, tokens, prepared.pad_id))
             figures |= {f"{prefix}_{key}": value for key, value in {"n": len(truth), **scores}.items()}
+        if clock:
+            clock.measured(len(rows) + len(judged), time.monotonic() - began)
         return figures
 
     return measure
+
+
+def _rows_within(prepared: Prepared, clock: Clock) -> int:
+    """How many rows an evaluation may score, from the seconds that a few take; first time they are slow, so again."""
+    sample = prepared.validation.take(range(min(CHECKED_TEXTS, prepared.validation.texts)))
+    for _ in range(2):
+        began = time.monotonic()
+        predict.logits(prepared.network, sample, prepared.pad_id)
+        clock.measured(sample.texts, time.monotonic() - began)
+    return clock.rows_within
+
+
+def _rows_to_judge(prepared: Prepared, clock: Clock) -> int:
+    """Rows scored after the last step: its evaluation, distrust, and all of validation."""
+    return 2 * clock.rows_within + 2 * CHECKED_TEXTS + prepared.validation.texts
 
 
 # ----------------------------------------------------------------------------------------------- save, distrust, judge
@@ -404,25 +467,31 @@ def _finish(
         trainable_parameters=prepared.plan.trainable,
         cut=prepared.validation.cut,
     )
-    strongest = max(beaten, key=lambda b: b.accuracy)
-    lines = verdict(report, rows.labels, probabilities, strongest, _next_command(run, prepared))
+    lines = verdict(report, rows.labels, probabilities, beaten, _next_command(run, prepared))
     summary = {
         "train_samples_per_second": round(meter.texts / max(meter.seconds, 1e-9), 2),
         "train_tokens_per_second": round(meter.tokens / max(meter.seconds, 1e-9), 1),
         "train_seconds": round(meter.seconds, 2),
+        "steps": meter.steps,
+        "planned_steps": meter.planned_steps,
         "total_seconds": round(time.monotonic() - began, 2),
         "peak_rss_bytes": runs.peak_rss_bytes(),
         "engine": "plain",
         "best_validation_accuracy": report.scores.accuracy,
+        "best_validation_f1_macro": report.scores.f1_macro,
+        "best_validation_loss": report.scores.loss,
         "validation_accuracy_ci": list(report.scores.accuracy_ci),
         "trainable_parameters": prepared.plan.trainable,
         "baselines": {b.name: b.accuracy for b in beaten},
+        "baselines_f1_macro": {b.name: b.f1_macro for b in beaten},
         "verdict": lines,
     }
     run.write("summary.json", summary)
     runs.write_text(run.adapter / "README.md", _card(prepared, report))
     plots.training_plots(run.metrics(), run.evaluation)
     run.seal()
+    if prepared.config.time_limit:
+        say(f"time limit {prepared.config.time_limit}: {meter.steps} of {meter.planned_steps} planned steps")
     say(
         f"trained {meter.texts:.0f} texts in {meter.seconds:.0f} s ({summary['train_samples_per_second']:.0f} a second)"
     )

@@ -19,7 +19,7 @@ from textlora.callbacks import Meter
 from textlora.config import Config
 from textlora.errors import UsageError
 from textlora.runs import Run
-from textlora.schedule import learning_rate_factor, warmup_steps
+from textlora.schedule import by_steps, learning_rate_factor, warmup_steps
 from textlora.tokens import TokenBatches, Tokens
 
 KEPT_CHECKPOINTS = 2  # the newest and the one before: if a crash damages one, the other is there
@@ -75,10 +75,11 @@ class TextTrainer(Trainer):
         batches: TokenBatches | None,
         meter: Meter,
         measure: Callable[[], dict[str, float]],
+        pace: Callable[[float, int], float] = by_steps,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.config, self.batches, self.meter, self.measure = config, batches, meter, measure
+        self.config, self.batches, self.meter, self.measure, self.pace = config, batches, meter, measure, pace
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         if self.batches is None:
@@ -92,11 +93,11 @@ class TextTrainer(Trainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
-        c = self.config
-        warmup = warmup_steps(num_training_steps, c.warmup_ratio, c.warmup_steps)
+        c, steps = self.config, num_training_steps
+        warmup = warmup_steps(steps, c.warmup_ratio, c.warmup_steps)
         self.lr_scheduler = LambdaLR(
             optimizer or self.optimizer,  # type: ignore[arg-type]
-            lambda step: learning_rate_factor(step, num_training_steps, warmup, c.lr_scheduler_type, c.num_cycles),
+            lambda step: learning_rate_factor(self.pace(step, steps), steps, warmup, c.lr_scheduler_type, c.num_cycles),
         )
         self._created_lr_scheduler = True
         return self.lr_scheduler
