@@ -12,6 +12,7 @@ from textlora import data, metrics, predict
 from textlora.baseline import Baseline
 from textlora.errors import DataError, UsageError
 from textlora.evaluate import Report, evaluate, verdict
+from textlora.longtext import Cut
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_a_macro_f1_below_the_baselines_is_said():
     labels = np.array([0] * 96 + [1] * 4)
     mostly, balanced = (np.eye(2)[answers] for answers in ([0] * 100, [0] * 86 + [1] * 14))
     scores = metrics.score(labels, mostly, ["often", "rare"])
-    report = Report("validation", "d", "f", scores, [], {}, 1, None)
+    report = Report("validation", "d", "f", scores, [], {}, 1, None, Cut("truncate", 128))
     line = verdict(report, labels, mostly, [Baseline("tfidf-logreg", balanced, 1.0).scored(labels)], "next")[0]
     assert line.endswith("; macro-F1 0.490 is below tfidf-logreg's 0.695.")
     assert "macro-F1" not in verdict(report, labels, mostly, [Baseline("x", mostly, 1.0).scored(labels)], "next")[0]

@@ -111,6 +111,7 @@ def test_a_new_file_of_the_same_name_is_read_anew(tmp_path):
 
 def test_the_competition_s_8000_texts_become_8000_rows(tmp_path, texts):
     from textlora import predict
+    from textlora.longtext import Cut
 
     datasets = pytest.importorskip("datasets")
     many = [f"{texts[i % len(texts)]} {i}" for i in range(8000)]
@@ -122,7 +123,10 @@ def test_the_competition_s_8000_texts_become_8000_rows(tmp_path, texts):
         labels = ("World", "Sports", "Business", "Sci/Tech")
         settings = SimpleNamespace(text_columns=("title", "description"))
 
-        def classify(self, texts):
+        def tokens(self, texts):
+            return SimpleNamespace(cut=Cut("truncate", 128, texts=len(texts)))
+
+        def classify(self, texts, tokens):
             return [{"label_id": len(text) % 4} for text in texts]
 
     out = tmp_path / "inference_output.csv"
