@@ -35,10 +35,11 @@ CODES = {"gated": "GatedRepo", "missing": "RepoNotFound"}
 
 @dataclass
 class Repo:
-    """Files by path at one commit, on main; `scenario` says how the hub behaves when it is asked for it."""
+    """Files by path at one commit, on main and other branches; `scenario` says how the hub answers."""
 
     files: dict[str, bytes]
     scenario: str = "ok"  # ok, slow, cut, or a key of STATUS
+    branches: dict[str, Repo] = field(default_factory=dict)
 
     @property
     def commit(self) -> str:
@@ -46,6 +47,12 @@ class Repo:
         for name, content in sorted(self.files.items()):
             digest.update(name.encode() + content)
         return digest.hexdigest()
+
+    def at(self, revision: str) -> Repo | None:
+        """What a branch or a commit holds."""
+        if revision in ("main", self.commit):
+            return self
+        return next((repo for name, repo in self.branches.items() if revision in (name, repo.commit)), None)
 
     @classmethod
     def of(cls, folder: Path) -> Repo:
@@ -97,7 +104,7 @@ def _handler(hub: StubHub) -> type[BaseHTTPRequestHandler]:
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             hub.asked.append(f"{self.command} {self.path}")
-            path = unquote(urlsplit(self.path).path)
+            path = urlsplit(self.path).path
             api, resolve = API.fullmatch(path), RESOLVE.fullmatch(path)
             found = api or resolve
             if not found:
@@ -111,8 +118,9 @@ def _handler(hub: StubHub) -> type[BaseHTTPRequestHandler]:
                 return self.refuse(STATUS[repo.scenario], CODES.get(repo.scenario, ""), message)
             if repo.scenario == "slow":
                 time.sleep(0.3)
-            revision, _, rest = (found["rest"] or "main").partition("/")
-            if revision not in ("main", repo.commit):
+            revision, rest = map(unquote, (found["rest"] or "main").partition("/")[::2])
+            repo = repo.at(revision)
+            if repo is None:
                 return self.refuse(404, "RevisionNotFound")
             if not api:
                 return self.file(repo, rest)

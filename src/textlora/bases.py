@@ -265,8 +265,9 @@ def _check_no_pickles(base: Base, commit: str) -> None:
     """Raises DamagedError if what a repository lacks as safetensors it has as a pickle; silent without a hub."""
     from huggingface_hub import HfApi
 
+    repo = _repo(base)
     try:
-        with hub.asking(_repo(base)):
+        with hub.asking(repo):
             names = HfApi().list_repo_files(base.hub_id, revision=commit)
     except ResourceError:
         return
@@ -274,7 +275,7 @@ def _check_no_pickles(base: Base, commit: str) -> None:
     if WEIGHTS not in names and pickles:
         raise DamagedError(
             f"{base.hub_id} holds {', '.join(pickles)}, which is never unpickled, and no {WEIGHTS}",
-            "name a revision or a base that has it, or convert the weights and use --base-weights",
+            f"see {repo.page}/discussions for a conversion (--base-revision refs/pr/N), or use --base-weights DIR",
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from textlora import bases, heads
 from textlora.budget import Plan
 from textlora.config import Config
+from textlora.data.hub import named
 from textlora.longtext import HEAD_TAIL, SHARE, TRUNCATE, WINDOW_MEAN, Frame, head_of
 
 PATHS = ("data", "base_weights", "tokenizer")  # of the machine that trained: nobody's business in a published card
@@ -24,7 +25,8 @@ LONG = {
 
 def usage(config: Config, num_labels: int, hidden_size: int, frame: Frame) -> str:
     """About ten lines of plain PEFT and torch that give this adapter's logits for `texts`; a test runs them."""
-    base = bases.find(config.base).hub_id
+    revision = f', revision="{config.base_revision}"' if config.base_revision else ""
+    base = f'"{bases.find(config.base).hub_id}"{revision}'
     tokens = _batch_lines(config, frame)
     tokenizer = 'tokenizer = AutoTokenizer.from_pretrained("adapter")'
     adapter = 'model = PeftModel.from_pretrained(base, "adapter").eval()'
@@ -33,7 +35,7 @@ def usage(config: Config, num_labels: int, hidden_size: int, frame: Frame) -> st
             "from peft import PeftModel",
             "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
             "",
-            f'base = AutoModelForSequenceClassification.from_pretrained("{base}", num_labels={num_labels})',
+            f"base = AutoModelForSequenceClassification.from_pretrained({base}, num_labels={num_labels})",
             *(adapter, tokenizer, *tokens),
             "logits = model(**batch).logits",
         ]
@@ -44,7 +46,7 @@ def usage(config: Config, num_labels: int, hidden_size: int, frame: Frame) -> st
             "from peft import PeftModel",
             "from transformers import AutoModel, AutoTokenizer",
             "",
-            f'base = AutoModel.from_pretrained("{base}")',
+            f"base = AutoModel.from_pretrained({base})",
             f"base.classifier = {heads.source(row)}",
             *(adapter, tokenizer, *tokens),
             "hidden = model(**batch).last_hidden_state",
@@ -97,6 +99,12 @@ results = classify(texts, truncation=True, max_length={config.max_length}, top_k
 """
 
 
+def _trained_on(config: Config) -> str:
+    """The card's line on data of the hub; a file of the machine that trained is nobody's business."""
+    name = named(config.data) if config.data_revision else None
+    return f"datasets: [{name[0]}]\n" if name else ""
+
+
 def model_card(
     config: Config, plan: Plan, labels: tuple[str, ...], hidden_size: int, frame: Frame, report: dict[str, Any]
 ) -> str:
@@ -112,7 +120,7 @@ def model_card(
 library_name: peft
 base_model: {bases.find(config.base).hub_id}
 base_model_relation: adapter
-pipeline_tag: text-classification
+{_trained_on(config)}pipeline_tag: text-classification
 tags: [lora, peft, text-classification, textlora]
 ---
 

@@ -49,12 +49,10 @@ def is_commit(revision: str) -> bool:
 
 
 def commit(repo: Repo) -> str:
-    """The commit that `repo`'s revision stands for now: one question to the hub, none for a commit.
+    """The commit that `repo`'s revision stands for now, in one question to the hub.
 
     Raises Unreachable, ResourceError (access refused), UsageError (no such repository or revision).
     """
-    if is_commit(repo.revision):
-        return repo.revision
     from huggingface_hub import HfApi
 
     with asking(repo):

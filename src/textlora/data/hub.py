@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from textlora import hub
-from textlora.errors import DamagedError, DataError, UsageError
+from textlora.errors import DamagedError, DataError, TextLoraError, UsageError
 from textlora.hub import Repo, Unreachable
 
 # Short names of well-known sets of single texts with one label, and where they live (looked up 2026-11).
@@ -85,7 +86,9 @@ def fetch(source: str, revision: str = "") -> HubData:
 def _newest(repo: Repo) -> str:
     from datasets import config
 
-    if config.HF_HUB_OFFLINE and not hub.is_commit(repo.revision):  # HF_DATASETS_OFFLINE too
+    if hub.is_commit(repo.revision):
+        return repo.revision
+    if config.HF_HUB_OFFLINE:  # HF_DATASETS_OFFLINE too
         raise Unreachable(f"{repo.words} is not in the cache and offline mode is on (HF_HUB_OFFLINE)", repo.otherwise)
     return hub.commit(repo)
 
@@ -96,7 +99,10 @@ def _downloaded(repo: Repo, config: str, commit: str) -> HubData:
 
     with hub.asking(repo), _preparing(repo):
         builder = datasets.load_dataset_builder(repo.id, config or None, revision=commit)
-        if builder.hash != commit:  # on some errors it silently takes what it finds in the cache
+        if builder.hash != commit:  # on any error it silently takes what it finds in the cache: another commit
+            hub.commit(repo)  # does the hub know it?
+            with TemporaryDirectory() as empty:  # nothing to fall back on, so the error comes out
+                datasets.load_dataset_builder(repo.id, config or None, revision=commit, cache_dir=empty)
             raise Unreachable(f"the hub didn't give {repo.words} at commit {commit}", repo.otherwise)
         builder.download_and_prepare()
     return _prepared(repo.id, Path(builder.cache_dir), cached=False)
@@ -113,12 +119,14 @@ def _preparing(repo: Repo) -> Iterator[None]:
     unreadable = (YAMLError, EmptyDatasetError, exceptions.DataFilesNotFoundError, exceptions.FileFormatError)
     try:
         yield
+    except TextLoraError:  # ours, and a ValueError or an OSError too
+        raise
     except RuntimeError as error:
         if "scripts are no longer supported" not in str(error):
             raise
         raise DamagedError(
             f"{repo.words} is a program that loads data, which is never run: only its files could be read",
-            f"look on {repo.page} for a copy as Parquet, or give a folder or a file",
+            "the hub may hold it as Parquet: --data-revision refs/convert/parquet; or give a folder or a file",
         ) from None
     except (*unreadable, exceptions.SplitsVerificationError) as error:
         raise DataError(f"{repo.words} can't be read: {_first_line(error)}", f"see {repo.page}") from None
