@@ -565,7 +565,7 @@ def bad(tmp_path_factory, run, tiny_base) -> dict[str, Path]:
         "empty_text": b"",
         "blank_text": b'"  "',
         "nul": b"a\0b",
-        "utf8": b"caf\xe9",
+        "utf8": b"\xcf\xee\xe5\xe7\xe4",
         "quote": b'"a" b',
     }.items():
         (home / f"{name}.csv").write_bytes(with_cell(7, text))
@@ -682,7 +682,11 @@ BAD_INPUT = {
     "blank text": (f"{TRAIN} --data {{blank_text_csv}}", 3, "row 7: the text is empty"),
     "a text that is no string": (f"{TRAIN} --data {{numbers_jsonl}}", 3, "row 2: the text is 3, expected a string"),
     "NUL byte": (f"{TRAIN} --data {{nul_csv}}", 3, "line 8 holds a NUL byte"),
-    "broken UTF-8": (f"{TRAIN} --data {{utf8_csv}}", 3, "utf8.csv is not UTF-8: byte 0xe9"),
+    "broken UTF-8": (
+        f"{TRAIN} --data {{utf8_csv}}",
+        3,
+        "utf8.csv is neither UTF-8 nor plainly Windows-1252: byte 0xcf",
+    ),
     "stray quote": (f"{TRAIN} --data {{quote_csv}}", 3, "row 7 (line 8) opens a quote that isn't closed properly"),
     "a quote that is never closed": (f"{TRAIN} --data {{open_quote_csv}}", 3, "row 7 (line 8) opens a quote"),
     "truncated Parquet": (f"{TRAIN} --data {{cut_parquet}}", 6, "cut.parquet is no readable Parquet file"),

@@ -133,7 +133,14 @@ def test_shards_are_one_split(tmp_path):
         (("Sentence", "Class"), {}, "one"),
         (("Class Index", "Title", "Description"), {}, "two three"),
         (("label", "description", "title"), {}, "three two"),
-        (("label", "title", "text"), {}, "three"),
+        (("label", "title", "text"), {}, "two three"),
+        (("label", "subject", "body"), {}, "two three"),
+        (("label", "short_description", "headline"), {}, "three two"),
+        (("label", "summary", "reviewText"), {}, "two three"),
+        (("label", "title", "summary"), {}, "two three"),
+        (("label", "text", "description"), {}, "two"),  # text is one for certain
+        (("label", "Review Title", "n"), {}, "two"),
+        (("label", "tweet", "type"), {}, "two"),
         (("label", "subject", "body"), {"text_column": ("subject", "body")}, "two three"),
         (("label", "subject", "body"), {"text_column": ("body", "subject")}, "three two"),
         (("label", "subject", "body"), {"text_column": "subject"}, "two"),
@@ -395,9 +402,7 @@ MISTAKES = {
     "empty jsonl": ("d.jsonl", "\n", {}, DataError, "expected one JSON object a line"),
     "empty list": ("d.json", "[]", {}, DataError, "expected one JSON object a line"),
     "NUL": ("d.csv", "text,label\nab\0c,a\n", {}, DataError, "line 2 holds a NUL"),
-    "UTF-16": ("d.csv", GOOD.encode("utf-16"), {}, DataError, "byte 0xff at offset 0 .*UTF-8"),
-    "Latin-1": ("d.csv", GOOD.replace("2", "\u00e9").encode("latin-1"), {}, DataError, r"0xe9 at offset 55 \(line 4\)"),
-    "cut in a character": ("d.csv", (GOOD + "\u00e9").encode()[:-1], {}, DataError, "not UTF-8.*line 6"),
+    "cut in a character": ("d.csv", (GOOD + "\u00e9").encode()[:-1], {}, DataError, "neither UTF-8 nor .*line 6"),
     "stray quote": ("d.csv", 'text,label\nx,a\n"y,b\nz,a\n', {}, DataError, r"row 2 \(line 3\) opens a quote"),
     "quote in quotes": ("d.csv", 'text,label\n"y "said" z",b\n', {}, DataError, r"row 1 \(line 2\) opens a quote"),
     "swallowing quote": (
@@ -499,9 +504,8 @@ MISTAKES = {
         UsageError,
         "both text and label",
     ),
-    "semicolons": ("d.csv", "text;label\nx;a\n", {}, UsageError, "isn't separated by commas"),
     "pairs": ("d.csv", "premise,hypothesis,label\nx,y,a\n", {}, DataError, "pairs of texts"),
-    "unknown ending": ("d.xlsx", "x", {}, UsageError, r"d.xlsx ends on no kind of file.*\.csv"),
+    "unknown ending": ("d.xlsx", "x", {}, UsageError, "d.xlsx ends on no kind of file.*CSV UTF-8"),
     "fraction 0": ("d.csv", GOOD, {"validation_fraction": 0.0}, UsageError, "between 0 and 1"),
 }
 

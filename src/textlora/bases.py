@@ -130,6 +130,11 @@ def recorded(hub_id: str, revision: str, sha256: str | None) -> Base:
     return find(hub_id) if sha256 and sha256 == base.sha256 and _embedded(base) else base
 
 
+def here(base: Base) -> Path | None:
+    """The folder of the base's files if they are on this machine. Asks no network."""
+    return _embedded(base) or _cached(base)
+
+
 def present(base: Base) -> str:
     """Where the base's files are: `embedded` (its package), `cached` (the hub's cache) or `absent`. Asks no network."""
     if _embedded(base):

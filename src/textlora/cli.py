@@ -22,10 +22,12 @@ import textlora
 from textlora import config as configs
 from textlora.config import Config
 from textlora.errors import DataError, ResourceError, TextLoraError, UsageError, closest
-from textlora.tables import Result, doctor_table, plan_table, report_table, times
+from textlora.tables import Result, check_table, doctor_table, plan_table, report_table, times
 
 INTERRUPTED = 130
 HEADLINE = "Chip maker lifts its forecast as orders for satellite phones double"
+CHECKED = ("text_column", "label_column", "label_names", "validation_fraction", "split_seed", "cleaning")
+CHECKED += ("data_revision", "base", "base_weights", "tokenizer", "max_length")  # settings that `data check` heeds
 LISTS = (tuple[str, ...], tuple[int, ...])
 
 
@@ -56,6 +58,7 @@ def parser() -> Parser:
     _verb(verbs, classify, "label texts given on the command line", _classify_flags)
     _verb(verbs, predict, "label every row of a file", _predict_flags)
     _verb(verbs, inspect, "count what is in an adapter folder", _inspect_flags)
+    _verb(verbs, data, "look at data before it is trained on: what is in it, what is odd, what is done", _data_flags)
     _verb(verbs, doctor, "look at this machine: what a run would use, how fast, what stands in its way", _doctor_flags)
     return top
 
@@ -73,9 +76,12 @@ def _out_flags(one: Parser) -> None:
     one.add_argument("--overwrite", action="store_true", help="replace an existing run")
 
 
-def _setting_flags(one: Parser) -> None:
+def _setting_flags(one: Parser, names: Sequence[str] = ()) -> None:
+    """Flags of the settings `names`, or of all."""
     one.add_argument("--recipe", metavar="R", help=f"a shipped recipe or a TOML file [{configs.DEFAULT_RECIPE}]")
     for name, field in configs.setting_fields().items():
+        if names and name not in names:
+            continue
         spellings = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
         help = field.metadata["help"].replace("%", "%%")
         if configs.setting_type(name) is bool:
@@ -147,6 +153,12 @@ def _predict_flags(one: Parser) -> None:
 
 def _inspect_flags(one: Parser) -> None:
     one.add_argument("folder", metavar="DIR", help="a run folder or any PEFT LoRA adapter folder")
+
+
+def _data_flags(one: Parser) -> None:
+    one.add_argument("action", choices=["check"], help="check: nothing is trained or written")
+    one.add_argument("source", metavar="D", help="a name, a folder or a file, as train's --data")
+    _setting_flags(one, CHECKED)
 
 
 def _doctor_flags(one: Parser) -> None:
@@ -331,6 +343,9 @@ def predict(args: argparse.Namespace) -> Result:
     from textlora import predict as predicting
 
     predictor = predicting.load(args.model, **_loading(args))
+    usual = predictor.settings.text_columns
+    for note in predicting.data.texts_notes(args.input, text_column=args.text_column, usual=usual):
+        _say(note)
     output = args.output or predicting.DEFAULT_OUTPUT
     rows = predicting.predict_file(
         predictor,
@@ -356,6 +371,70 @@ def inspect(args: argparse.Namespace) -> Result:
     for module in found["modules"]:
         _out(args, f"  r {module['r']:<4}{module['parameters']:>9,}  {module['name']}")
     return found
+
+
+def data(args: argparse.Namespace) -> Result:
+    """Look at data as train would: sizes, labels, lengths, repeats, leaks, what is odd, and what would be done."""
+    from textlora.data.check import check
+
+    config = _config(args)
+    checked = check(
+        args.source,
+        text_column=config.text_column,
+        label_column=config.label_column,
+        label_names=config.label_names,
+        revision=config.data_revision,
+        split_seed=config.split_seed,
+        validation_fraction=config.validation_fraction,
+        count_tokens=_token_counter(config),
+    )
+    result = checked.to_dict() | _fit_to(checked, config)
+    _out(args, check_table(result))
+    if not checked.trainable:
+        stops = sum(finding.stops for finding in checked.findings)
+        things = "1 thing stands" if stops == 1 else f"{stops} things stand"
+        raise DataError(f"{things} in the way of training on {args.source}", "mend what is marked !", details=result)
+    return result
+
+
+def _token_counter(config: Config) -> Callable[[list[str]], Any] | None:
+    """A function from texts to their numbers of tokens if the base's tokenizer is on this machine."""
+    import numpy as np
+
+    from textlora import bases
+    from textlora.clean import clean
+
+    weights = "" if config.base_weights.startswith("random:") else config.base_weights
+    folder = Path(config.tokenizer or weights) if config.tokenizer or weights else bases.here(bases.find(config.base))
+    file = folder / "tokenizer.json" if folder else None
+    if file is None or not file.is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+
+    def count(texts: list[str]) -> np.ndarray:
+        cleaned = [clean(text, config.cleaning) for text in texts]
+        parts = (tokenizer.encode_batch(cleaned[start : start + 8192]) for start in range(0, len(cleaned), 8192))
+        return np.array([len(row.ids) for part in parts for row in part])
+
+    return count
+
+
+def _fit_to(checked: Any, config: Config) -> Result:
+    """What the recipe would choose for these rows, and how many texts it would cut."""
+    if checked.tokens is None or not checked.trainable:
+        return {"max_length": config.max_length, "cut": None, "fitted": []}
+    from textlora import bases
+    from textlora.fitting import Facts, fitted
+
+    longest = bases.shapes(bases.find(config.base), config.base_weights).longest_text
+    counts = tuple(int((checked.train.labels == i).sum()) for i in range(len(checked.train.label_names)))
+    config, lines = fitted(config, Facts(counts, checked.tokens, checked.validation, longest))
+    cut = int((checked.tokens > config.max_length).sum())
+    return {"max_length": config.max_length, "cut": cut, "fitted": list(lines)}
 
 
 def doctor(args: argparse.Namespace) -> Result:
@@ -413,7 +492,7 @@ def _run(argv: Sequence[str], as_json: bool) -> int:
     except KeyboardInterrupt as stop:
         return _fail(INTERRUPTED, "interrupted", str(stop) or "interrupted", "", as_json)
     except TextLoraError as error:
-        return _fail(error.code, error.kind, error.message, error.fix, as_json)
+        return _fail(error.code, error.kind, error.message, error.fix, as_json, error.details)
     except BrokenPipeError:
         raise
     except Exception as error:
@@ -421,9 +500,10 @@ def _run(argv: Sequence[str], as_json: bool) -> int:
     return 0
 
 
-def _fail(code: int, kind: str, message: str, fix: str, as_json: bool) -> int:
+def _fail(code: int, kind: str, message: str, fix: str, as_json: bool, details: Result | None = None) -> int:
     if as_json:
-        print(json.dumps({"error": {"code": code, "kind": kind, "message": message, "fix": fix}}), flush=True)
+        error = {"code": code, "kind": kind, "message": message, "fix": fix}
+        print(json.dumps({"error": error} | (details or {})), flush=True)
     _say(f"textlora: {message}" + (f"\n  {fix}" if fix else ""))
     return code
 

@@ -17,20 +17,22 @@ from __future__ import annotations
 import difflib
 import errno
 from collections.abc import Iterable
+from typing import Any
 
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # what an OSError says of a disk that takes no more
 
 
 class TextLoraError(Exception):
-    """Something the user can fix: `message` says what is wrong, `fix` what to do about it."""
+    """Something the user can fix: `message` says what is wrong, `fix` what to do; `details` are a program's."""
 
     code = 1
     kind = "error"
 
-    def __init__(self, message: str, fix: str = "") -> None:
+    def __init__(self, message: str, fix: str = "", details: dict[str, Any] | None = None) -> None:
         super().__init__(f"{message}; {fix}" if fix else message)
         self.message = message
         self.fix = fix
+        self.details = details
 
 
 class UsageError(TextLoraError, ValueError):

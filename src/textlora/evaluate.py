@@ -84,7 +84,7 @@ def evaluate(
         home,
         trainable_parameters=predictor.settings.trainable_parameters,
         cut=tokens.cut,
-        warnings=_overlap(run, rows),
+        warnings=(*rows.notes, *_overlap(run, rows)),
     )
     if home and (home.folder / "config.toml").is_file():
         home.seal("evaluation/")

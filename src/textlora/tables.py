@@ -42,6 +42,44 @@ def good_plans_table(result: Result) -> str:
     return "\n".join([*rows, result["rule"], f"the first:  {plans[0]['flags']}"])
 
 
+LABELS_SHOWN, FINDINGS_SHOWN = 12, 16  # lines: what `data check` says fits on a screen
+
+
+def check_table(checked: Result) -> str:
+    """What `data check` found: files, labels, lengths, and each finding with what is done about it."""
+    lines = [
+        f"{file['split']:<11}{file['rows']:>9,} rows  {file['file']} ({file['kind']})" for file in checked["files"]
+    ]
+    lines += [checked["columns"], *_classes_lines(checked)]
+    for unit, at in checked["lengths"].items():
+        figures = "  ".join(f"{name} {value:,.0f}" for name, value in at.items())
+        lines.append(f"{unit:<11}{figures}")
+    if checked["cut"] is not None:
+        lines.append(f"{checked['cut']:,} training texts are longer than --max-length {checked['max_length']}")
+    lines += checked["fitted"]
+    for finding in checked["findings"][:FINDINGS_SHOWN]:
+        lines.append(f"{'!' if finding['stops'] else '-'} {finding['message']}: {finding['action']}")
+        lines += [f"    {example}" for example in finding["examples"][:2]]
+    left = len(checked["findings"]) - FINDINGS_SHOWN
+    lines += [f"  and {left} more (--json shows all)"] if left > 0 else []
+    return "\n".join([*lines, *(["nothing stands in the way of training"] if checked["trainable"] else [])])
+
+
+def _classes_lines(checked: Result) -> list[str]:
+    """Rows of each label by split, the most frequent first."""
+    classes = checked["classes"]
+    if not classes:
+        return []
+    splits = [name for name in classes[0] if name != "label"]
+    width = max(5, *(len(row["label"]) for row in classes[:LABELS_SHOWN]))
+    skew = f", {checked['imbalance']:g}:1 from the most frequent to the rarest" if checked["imbalance"] else ""
+    lines = [f"{len(classes)} labels{skew}", f"  {'label':<{width}}" + "".join(f"{name:>12}" for name in splits)]
+    for row in classes[:LABELS_SHOWN]:
+        lines.append(f"  {row['label']:<{width}}" + "".join(f"{row[name]:>12,}" for name in splits))
+    left = len(classes) - LABELS_SHOWN
+    return lines + ([f"  and {left} rarer labels"] if left > 0 else [])
+
+
 def report_table(report: Result) -> str:
     """A report's headline and its class table."""
     low, high = report["accuracy_ci"]

@@ -1,27 +1,29 @@
 """Data in: any source -> texts, label ids, splits, and a fingerprint of each.
 
-sources (which files) -> readers (rows) -> columns (which cells) -> labels (ids) -> splits (leaks, carving; duplicates)
+sources (which files) -> readers (lines, delimited, arrow: cells) -> rows (columns, labels: which cells, checked)
+-> splits (leaks, carving; duplicates)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from textlora.data import columns, labels, readers, sources, splits
+from textlora.data.findings import Finding, of_texts
+from textlora.data.rows import UNKNOWN, Columns, Raw, joined, numbered_texts, text_of, usual_columns
+from textlora.data.rows import label_names as checked_names
 from textlora.data.sources import TEST, TRAIN, VALIDATION
 from textlora.data.splits import Split
 from textlora.errors import DataError, UsageError, closest
 
-__all__ = ["Data", "Split", "from_texts", "load", "load_split", "read_texts"]
+__all__ = ["Data", "Split", "from_texts", "load", "load_split", "read_texts", "texts_notes"]
 
 CHUNK_ROWS = 8192  # texts that `read_texts` holds at a time
-UNKNOWN = "-1"  # a ClassLabel that isn't told, as in GLUE's test splits
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,16 +67,17 @@ def load(
     found = sources.find(source, revision)
     if TRAIN not in found.files:
         raise DataError(f"{source} has no train split, only {', '.join(found.files)}", "name one train.csv or the like")
-    plan = _Columns.of(found.first(), text_column, label_column)
-    given = {split: _Raw.read(files, plan) for split, files in found.files.items()}
+    plan = Columns.of(found.first(), text_column, label_column)
+    given = {split: Raw.read(files, plan) for split, files in found.files.items()}
 
     own = plan.own_label_names(found.first())
-    names = _label_names(label_names) or own or labels.found_names(given[TRAIN].labels, plan.label)
+    names = checked_names(label_names) or own or labels.found_names(given[TRAIN].labels, plan.label)
     code = labels.coding(given[TRAIN].labels, names, own, complete=bool(label_names))
-    hidden = [split for split in given if own and split != TRAIN and set(given[split].labels) == {UNKNOWN}]
+    hidden = [split for split in given if own and split != TRAIN and given[split].untold]
     given = {split: raw for split, raw in given.items() if split not in hidden}
     coded = {split: raw.coded(split, names, code) for split, raw in given.items()}
     judged = splits.judge(coded[TRAIN], coded.get(VALIDATION), coded.get(TEST), validation_fraction, split_seed)
+    recognised = dict.fromkeys(note for split in coded.values() for note in split.notes)
     return Data(
         name=found.name,
         label_names=names,
@@ -85,12 +88,20 @@ def load(
         test=coded.get(TEST),
         notes=(
             *found.notes,
+            *recognised,
+            *filter(None, [plan.note()]),
             *(f"{split} has no labels (all {UNKNOWN}): left out" for split in hidden),
             *judged.notes(),
+            *(finding.line for finding in _odd_texts(coded.values())),
         ),
         counts=judged.counts,
         revision=found.revision,
     )
+
+
+def _odd_texts(given: Iterable[Split]) -> list[Finding]:
+    names = [split.label_names[i] for split in given for i in split.labels.tolist()]
+    return of_texts([text for split in given for text in split.texts], names)
 
 
 def from_texts(
@@ -108,8 +119,8 @@ def from_texts(
     """
     if not len(texts):
         raise DataError("there are no texts", "give some of each label")
-    names, row_ids = _label_names(label_names), [f"{name}:{row}" for row in range(1, len(texts) + 1)]
-    checked = [_text((text,), row_id) for text, row_id in zip(texts, row_ids, strict=True)]
+    names, row_ids = checked_names(label_names), [f"{name}:{row}" for row in range(1, len(texts) + 1)]
+    checked = [text_of((text,), row_id) for text, row_id in zip(texts, row_ids, strict=True)]
     given = Split(TRAIN, checked, np.asarray(label_ids, dtype=np.int64), row_ids, names)
     judged = splits.judge(given, None, None, validation_fraction, split_seed)
     return Data(name, names, (), "", judged.train, judged.validation, None, judged.notes(), judged.counts)
@@ -139,8 +150,8 @@ def load_split(
     if found.single:
         _check_split_of_file(source, wanted)
     present = readers.columns(found.first())
-    text_column = _usual(text_column, usual[0], present)
-    label_column = label_column or next(iter(_usual((), (usual[1],), present)), "")
+    text_column = usual_columns(text_column, usual[0], present)
+    label_column = label_column or next(iter(usual_columns((), (usual[1],), present)), "")
     if _as_loaded(found, wanted):
         data = load(
             source,
@@ -153,11 +164,13 @@ def load_split(
         )
         return data.train if wanted == TRAIN else data.validation
     files = _files_of(found, wanted, source)
-    plan = _Columns.of(files[0], text_column, label_column)
-    raw = _Raw.read(files, plan)
-    names = _label_names(label_names)
+    plan = Columns.of(files[0], text_column, label_column)
+    raw = Raw.read(files, plan)
+    if usual[0] and plan.text != tuple(usual[0]):
+        raw = replace(raw, notes=(*raw.notes, joined(plan.text)))
+    names = checked_names(label_names)
     code = labels.coding(raw.labels, names, plan.own_label_names(files[0]))
-    return raw.coded(wanted or sources.split_of(files[0]) or found.name, names, code)
+    return raw.coded(wanted or found.own_split or found.name, names, code)
 
 
 def read_texts(path: str | Path, *, text_column: Sequence[str] = (), usual: Sequence[str] = ()) -> Iterator[list[str]]:
@@ -166,104 +179,19 @@ def read_texts(path: str | Path, *, text_column: Sequence[str] = (), usual: Sequ
     `usual` are a run's own text columns: taken where they exist and no `text_column` is named.
     A .txt file is one text a line. No label column is needed. Raises as `load` does; a row's fault as it is reached.
     """
-    file = Path(path)
-    if file.is_dir():
-        raise UsageError(f"{file} is a folder, expected one file of texts", "give the file")
-    if not file.exists():
-        raise DataError(f"there is no file {file}", "check the path")
-    rows = _line_texts(file) if file.suffix.lower() == ".txt" else _column_texts(file, text_column, usual)
-    return _chunks(rows)
+    files = _text_files(Path(path))
+    each = [_line_texts(f) if readers.ending(f) == ".txt" else _column_texts(f, text_column, usual) for f in files]
+    return _chunks(chain.from_iterable(each))
 
 
-# ------------------------------------------------------------------------------------------------------ rows to splits
-
-
-@dataclass(frozen=True)
-class _Columns:
-    text: tuple[str, ...]
-    label: str
-
-    @classmethod
-    def of(cls, file: Path, text_column: Sequence[str], label_column: str) -> _Columns:
-        present, named = readers.columns(file), _names(text_column)
-        if label_column and label_column in named:
-            raise UsageError(f"column {label_column!r} can't be both text and label", "name two columns")
-        label = columns.label_column(present, label_column, file.name, texts=named)
-        return cls(columns.text_columns(present, named, file.name, label=label), label)
-
-    def own_label_names(self, file: Path) -> tuple[str, ...]:
-        """Label names that the data brings: classes.txt beside it, or a Parquet file's ClassLabel."""
-        return sources.label_names_beside(file) or readers.class_label_names(file, self.label)
-
-
-@dataclass(frozen=True)
-class _Raw:
-    """Checked cells of one split: labels as strings."""
-
-    texts: list[str]
-    labels: list[str]
-    row_ids: list[str]
-
-    @classmethod
-    def read(cls, files: Sequence[Path], plan: _Columns) -> _Raw:
-        texts, cells, row_ids = [], [], []
-        for file in files:
-            _check_columns(file, (*plan.text, plan.label))
-            for row_id, (label, *parts) in readers.numbered(readers.cells(file, (plan.label, *plan.text)), file):
-                texts.append(_text(parts, row_id))
-                cells.append(label)
-                row_ids.append(row_id)
-        if not texts:
-            raise DataError(f"{files[0].name} has columns but no rows", "give a file with rows")
-        return cls(texts, labels.label_cells(cells, row_ids), row_ids)
-
-    def coded(self, name: str, names: tuple[str, ...], code: dict[str, int]) -> Split:
-        return Split(name, self.texts, labels.encode(self.labels, code, self.row_ids), self.row_ids, names)
-
-
-def _names(given: Sequence[str]) -> tuple[str, ...]:
-    """A tuple of names; one string is one name, not its letters."""
-    return (given,) if isinstance(given, str) else tuple(given)
-
-
-def _usual(named: Sequence[str], usual: Sequence[str], present: Sequence[str]) -> tuple[str, ...]:
-    """The named columns, else the usual ones if the file has them all, else none: to be found by name."""
-    return _names(named) or (tuple(usual) if usual and set(usual) <= set(present) else ())
-
-
-def _label_names(given: Sequence[str]) -> tuple[str, ...]:
-    names = _names(given)
-    if len(set(names)) != len(names) or any(not name.strip() for name in names):
-        listed = ", ".join(map(repr, names))
-        raise UsageError(f"label names must be different and not blank, got {listed}", "correct --label-names")
-    return names
-
-
-def _check_columns(file: Path, names: Sequence[str]) -> None:
-    present = readers.columns(file)
-    for name in names:
-        if name not in present:
-            raise UsageError(f"{file.name} has no column {name!r}, only {', '.join(present)}", closest(name, present))
-
-
-def _text(parts: Sequence[Any], row_id: str) -> str:
-    """The text cells of a row, joined by one blank; blank ones left out."""
-    for part in parts:
-        if not isinstance(part, str):
-            raise DataError(
-                f"{readers.place(row_id)}: the text is {part!r:.60}, expected a string", "correct or remove the row"
-            )
-        if "\0" in part:
-            raise DataError(f"{readers.place(row_id)}: the text holds a NUL byte", "remove it")
-        if not part.isascii() and any("\ud800" <= c <= "\udfff" for c in part):
-            raise DataError(
-                f"{readers.place(row_id)}: the text holds half a surrogate pair, no character",
-                "write the text as UTF-8",
-            )
-    text = " ".join(part for part in parts if part.strip())
-    if not text:
-        raise DataError(f"{readers.place(row_id)}: the text is empty", "fill it in or remove the row")
-    return text
+def texts_notes(path: str | Path, *, text_column: Sequence[str] = (), usual: Sequence[str] = ()) -> tuple[str, ...]:
+    """What `read_texts` recognises in a file, in lines for people: encoding, separator, columns that aren't `usual`."""
+    files = _text_files(Path(path))
+    lines = [note for file in files for note in readers.notes(file)]
+    if readers.ending(files[0]) != ".txt":
+        names = _text_columns(files[0], text_column, usual)
+        lines += [joined(names)] if names != tuple(usual) else []
+    return tuple(lines)
 
 
 # ------------------------------------------------------------------------------------------------------------ one split
@@ -272,7 +200,7 @@ def _text(parts: Sequence[Any], row_id: str) -> str:
 def _as_loaded(found: sources.Source, split: str) -> bool:
     """Whether `split` is what `load` makes rather than a file as it stands."""
     if found.single:
-        return split == TRAIN or (split == VALIDATION and sources.split_of(found.first()) != VALIDATION)
+        return split == TRAIN or (split == VALIDATION and found.own_split != VALIDATION)
     return TRAIN in found.files and (split == TRAIN or (split == VALIDATION and VALIDATION not in found.files))
 
 
@@ -296,15 +224,27 @@ def _files_of(found: sources.Source, split: str, source: str) -> tuple[Path, ...
 # ------------------------------------------------------------------------------------------------ texts without labels
 
 
-def _column_texts(file: Path, text_column: Sequence[str], usual: Sequence[str]) -> Iterator[str]:
+def _text_files(path: Path) -> tuple[Path, ...]:
+    """A file, or the files of a folder that `Dataset.save_to_disk` wrote."""
+    saved = sources.saved_files(path)
+    if path.is_dir() and not saved:
+        raise UsageError(f"{path} is a folder, expected one file of texts", "give the file")
+    if not path.exists():
+        raise DataError(f"there is no file {path}", "check the path")
+    return saved or (path,)
+
+
+def _text_columns(file: Path, text_column: Sequence[str], usual: Sequence[str]) -> tuple[str, ...]:
     present = readers.columns(file)
-    names = columns.text_columns(present, _usual(text_column, usual, present), file.name)
-    return (_text(parts, row_id) for row_id, parts in readers.numbered(readers.cells(file, names), file))
+    return columns.text_columns(present, usual_columns(text_column, usual, present), file.name)
+
+
+def _column_texts(file: Path, text_column: Sequence[str], usual: Sequence[str]) -> Iterator[str]:
+    return numbered_texts(readers.cells(file, _text_columns(file, text_column, usual)), file)
 
 
 def _line_texts(file: Path) -> Iterator[str]:
-    rows = ((line.rstrip("\r\n"),) for line in readers.lines(file))
-    return (_text(parts, row_id) for row_id, parts in readers.numbered(rows, file))
+    return numbered_texts(((line.rstrip("\r\n"),) for line in readers.lines(file)), file)
 
 
 def _chunks(texts: Iterator[str]) -> Iterator[list[str]]:

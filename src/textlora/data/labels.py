@@ -7,48 +7,68 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from textlora.data.delimited import Fault, raise_
 from textlora.data.readers import place
 from textlora.errors import DataError
 
 _FLOAT = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.I | re.ASCII)
 _WHOLE = re.compile(r"0|-?[1-9]\d{0,17}", re.ASCII)
 
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
+_LIST = re.compile(r"\[.*\]|\{.*\}", re.DOTALL)
+
+SEPARATORS_OF_LABELS = "|,;"
+LISTED_SHARE = 0.8  # of the labels with such a mark: must be made of others' parts before they are taken for lists
 MANY = 20  # more different labels than this, and a label of its own for every second row, is no class label
 CLASS_WORDS = "expected a class name or a whole number"
 
 
-def label_cells(cells: Sequence[Any], row_ids: Sequence[str]) -> list[str]:
-    """Each label as a string, outer blanks gone. Raises DataError, with its row, for an empty, float or list label."""
+def label_cells(cells: Sequence[Any], row_ids: Sequence[str], fault: Fault = raise_) -> list[str]:
+    """Each label as a string, outer blanks gone; "" where `fault` was told of an empty, float or list label."""
     checked = []
+    real = _are_real(cells)
     for cell, row_id in zip(cells, row_ids, strict=True):
-        if isinstance(cell, list | tuple | dict | np.ndarray):
-            raise DataError(
-                f"{place(row_id)}: the label is {_short(cell)}, but a text has exactly one class here",
-                "multi-label data isn't a task textlora does; keep one label a row",
-            )
-        if cell is None or (isinstance(cell, str) and not cell.strip()):
-            raise DataError(f"{place(row_id)}: the label is empty, {CLASS_WORDS}", "fill it in or remove the row")
-        if _is_float(cell):
-            raise _float_fault(cells, cell, row_id)
-        if not isinstance(cell, str | int):
-            raise DataError(
-                f"{place(row_id)}: the label {_short(cell)} is a {type(cell).__name__}, {CLASS_WORDS}", "correct it"
-            )
-        checked.append(str(cell).strip())
+        wrong = _label_fault(cell, row_id, real)
+        if wrong:
+            fault(wrong)
+        checked.append("" if wrong else str(cell).strip())
     return checked
+
+
+def _label_fault(cell: object, row_id: str, real: bool) -> DataError | None:
+    """What is wrong with a label, with its row."""
+    if isinstance(cell, list | tuple | dict | np.ndarray):
+        return DataError(
+            f"{place(row_id)}: the label is {_short(cell)}, but a text has exactly one class here",
+            "multi-label data isn't a task textlora does; keep one label a row",
+        )
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
+        return DataError(f"{place(row_id)}: the label is empty, {CLASS_WORDS}", "fill it in or remove the row")
+    if _is_float(cell):
+        return _float_fault(cell, row_id, real)
+    if not isinstance(cell, str | int):
+        return DataError(
+            f"{place(row_id)}: the label {_short(cell)} is a {type(cell).__name__}, {CLASS_WORDS}", "correct it"
+        )
+    return None
 
 
 def found_names(labels: Sequence[str], column: str) -> tuple[str, ...]:
     """The label names of a training split: whole numbers ascending, else sorted by code point.
 
-    Raises DataError where nearly every row has a label of its own.
+    Raises DataError where cells hold several labels, where labels differ in case or blanks only, and where nearly every
+    row has a label of its own.
     """
     distinct = set(labels)
+    _check_single(distinct, column)
+    _check_alike(distinct, column)
     if len(distinct) > MANY and 2 * len(distinct) > len(labels):
         raise DataError(
             f"column {column!r} has {len(distinct):,} different values in {len(labels):,} rows: these are no classes",
@@ -79,11 +99,52 @@ def encode(labels: Sequence[str], code: dict[str, int], row_ids: Sequence[str]) 
     for label, row_id in zip(labels, row_ids, strict=True):
         if label not in code:
             known = ", ".join(list(code)[:MANY]) + (", ..." if len(code) > MANY else "")
-            raise DataError(
-                f"{place(row_id)}: label {label!r} is unknown, expected one of {known}",
-                "correct it, or name another column with --label-column",
-            )
+            alike = next((name for name in code if folded(name) == folded(label)), None)
+            fix = f"write it as {alike!r}" if alike else "correct it, or name another column with --label-column"
+            raise DataError(f"{place(row_id)}: label {label!r} is unknown, expected one of {known}", fix)
     return np.fromiter((code[label] for label in labels), dtype=np.int64, count=len(labels))
+
+
+def _check_single(distinct: set[str], column: str) -> None:
+    """Raises DataError where labels are plainly lists: `a|b` beside `a` and `b`, or `["a", "b"]`."""
+    listed = sorted(label for label in distinct if _LIST.fullmatch(label))
+    if listed and 2 * len(listed) > len(distinct):
+        raise _several(column, listed[0])
+    for mark in SEPARATORS_OF_LABELS:
+        parts = {label: {part.strip() for part in label.split(mark)} for label in distinct}
+        within = Counter(part for some in parts.values() for part in some)
+        joined = sorted(label for label, some in parts.items() if len(some) > 1 and "" not in some)
+        # A part that no other label has is a word of one class's name: "Arts, crafts and sewing".
+        plain = [label for label in joined if all(within[part] > 1 for part in parts[label])]
+        if plain and len(plain) >= LISTED_SHARE * len(joined):
+            raise _several(column, plain[0])
+
+
+def _several(column: str, example: str) -> DataError:
+    return DataError(
+        f"column {column!r} holds several labels in a cell ({_short(example)}): multi-label data isn't a task textlora"
+        " does",
+        "keep one label a row; if it is the name of one class, write it in another way",
+    )
+
+
+def _check_alike(distinct: set[str], column: str) -> None:
+    """Raises DataError for labels that a person would take for one."""
+    alike: dict[str, str] = {}
+    for label in sorted(distinct):
+        other = alike.setdefault(folded(label), label)
+        if other != label:
+            raise DataError(
+                f"column {column!r} has the labels {other!r} and {label!r}, which differ in case, blanks or invisible"
+                " characters only",
+                "write them alike; if they are two classes, give both with --label-names",
+            )
+
+
+def folded(label: str) -> str:
+    """A label as a person reads it: case, inner blanks and invisible characters don't count."""
+    visible = (c for c in unicodedata.normalize("NFKC", label).casefold() if unicodedata.category(c) != "Cf")
+    return " ".join("".join(visible).split())
 
 
 def _first_number(numbers: list[int], names: Sequence[str], complete: bool) -> int:
@@ -100,12 +161,25 @@ def _first_number(numbers: list[int], names: Sequence[str], complete: bool) -> i
 
 
 def _is_float(cell: object) -> bool:
-    return isinstance(cell, float) or (isinstance(cell, str) and _FLOAT.fullmatch(cell.strip()) is not None)
+    if isinstance(cell, str):
+        return (_FLOAT.fullmatch(cell.strip()) or _DECIMAL_COMMA.fullmatch(cell.strip())) is not None
+    return isinstance(cell, float)
 
 
-def _float_fault(cells: Sequence[Any], cell: object, row_id: str) -> DataError:
-    values = {float(str(c)) for c in cells if _is_float(c)}
-    if len(values) > MANY or any(math.isfinite(v) and v != int(v) for v in values):
+def _are_real(cells: Sequence[Any]) -> bool:
+    """Whether the floats among the labels measure something rather than number classes."""
+    values = {float(str(c).replace(",", ".")) for c in cells if _is_float(c)}
+    return len(values) > MANY or any(math.isfinite(v) and v != int(v) for v in values)
+
+
+def _float_fault(cell: object, row_id: str, real: bool) -> DataError:
+    if isinstance(cell, str) and "," in cell:
+        return DataError(
+            f"{place(row_id)}: the label {cell} is a real number or several labels:"
+            " neither regression nor multi-label data is a task textlora does",
+            "give one class a row, or name another column with --label-column",
+        )
+    if real:
         return DataError(
             f"{place(row_id)}: the label {cell} is a real number:"
             " predicting numbers (regression) isn't a task textlora does",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from textlora import corpus
 from textlora.data import hub, readers
+from textlora.data.arrow import saved_files, saved_splits
 from textlora.errors import DataError, ResourceError, UsageError, closest
 
 EMBEDDED = {"mini-news": corpus.FOLDER}
@@ -36,6 +37,7 @@ class Source:
     single: bool
     revision: str = ""  # the commit, of a data set of the hub
     notes: tuple[str, ...] = ()  # what was found where, in lines for people
+    own_split: str = ""  # of a single file: the split that its name says
 
     def first(self) -> Path:
         """The file that settles columns and label names: train's first, else any split's."""
@@ -57,15 +59,14 @@ def find(source: str, revision: str = "") -> Source:
         return Source(source, _folder_files(EMBEDDED[source]), single=False)
     if path is None:
         raise _not_there(source)
-    if path.is_dir():
-        return Source(path.resolve().name, _folder_files(path), single=False)
-    readers.columns(path)  # a file of another kind is refused here
-    return Source(path.stem, {TRAIN: (path,)}, single=True)
-
-
-def split_of(path: Path) -> str:
-    """The split that a file's name says, whatever its case and shard number; "" if it says none."""
-    return SPLIT_OF_STEM.get(_stem(path), "")
+    saved = saved_files(path)
+    if path.is_dir() and not saved:
+        return Source(path.resolve().name, _saved_splits(path) or _folder_files(path), single=False)
+    files = saved or (path,)
+    for file in files:
+        readers.columns(file)  # a file of another kind is refused here
+    name = path.resolve().name if saved else readers.stem(path)
+    return Source(name, {TRAIN: files}, single=True, own_split=SPLIT_OF_STEM.get(_stem(path), ""))
 
 
 def label_names_beside(path: Path) -> tuple[str, ...]:
@@ -80,9 +81,10 @@ def label_names_beside(path: Path) -> tuple[str, ...]:
 
 
 def _stem(path: Path) -> str:
-    """A file's name without ending and shard number, in small letters."""
-    shard = _SHARD.fullmatch(path.stem)
-    return (shard["stem"] if shard else path.stem).casefold()
+    """A file's name without endings and shard number, in small letters."""
+    stem = readers.stem(path)
+    shard = _SHARD.fullmatch(stem)
+    return (shard["stem"] if shard else stem).casefold()
 
 
 def _existing(source: str) -> Path | None:
@@ -95,7 +97,7 @@ def _existing(source: str) -> Path | None:
 
 def _may_be_on_the_hub(source: str) -> bool:
     """Whether `source`, which is no path here, can be a hub name rather than a mistyped path."""
-    return hub.named(source) is not None and Path(source).suffix.lower() not in readers.FORMATS
+    return hub.named(source) is not None and readers.ending(Path(source)) not in readers.FORMATS
 
 
 def _from_hub(source: str, revision: str) -> Source:
@@ -116,7 +118,7 @@ def _from_hub(source: str, revision: str) -> Source:
 def _not_there(source: str) -> UsageError | DataError:
     if not source:
         return UsageError("no data is named", f"give --data {', '.join(EMBEDDED)}, a folder, a file, or a hub name")
-    if Path(source).suffix.lower() in readers.FORMATS or "/" in source or "\\" in source:
+    if readers.ending(Path(source)) in readers.FORMATS or "/" in source or "\\" in source:
         return DataError(f"there is no file or folder {source}", "check the path")
     return UsageError(
         f"there is no data {source!r}: it is neither {', '.join(EMBEDDED)} nor a file or folder that exists",
@@ -124,13 +126,23 @@ def _not_there(source: str) -> UsageError | DataError:
     )
 
 
+def _saved_splits(folder: Path) -> dict[str, tuple[Path, ...]]:
+    """Split -> its files in a folder that `DatasetDict.save_to_disk` wrote; splits of other names are left alone."""
+    found = {
+        SPLIT_OF_STEM[split.casefold()]: saved_files(folder / split)
+        for split in saved_splits(folder)
+        if split.casefold() in SPLIT_OF_STEM
+    }
+    return {split: found[split] for split in (TRAIN, VALIDATION, TEST) if found.get(split)}
+
+
 def _folder_files(folder: Path) -> dict[str, tuple[Path, ...]]:
     """Split -> its file, or its shards in order; files of other names are left alone."""
-    by_stem: dict[tuple[str, str], list[Path]] = {}
+    by_stem: dict[tuple[str, str, str], list[Path]] = {}
     for path in _data_files(folder):
-        by_stem.setdefault((_stem(path), path.suffix.lower()), []).append(path)
+        by_stem.setdefault((_stem(path), readers.ending(path), path.suffix.lower()), []).append(path)
     files: dict[str, tuple[Path, ...]] = {}
-    for (stem, _), paths in by_stem.items():
+    for (stem, *_), paths in by_stem.items():
         split = SPLIT_OF_STEM.get(stem)
         if split in files:
             raise UsageError(
@@ -157,7 +169,7 @@ def _data_files(folder: Path) -> list[Path]:
 
 def _complete(paths: list[Path]) -> tuple[Path, ...]:
     """`paths` of one split, checked to be one file or all shards 0..n-1."""
-    shards = [match for path in paths if (match := _SHARD.fullmatch(path.stem))]
+    shards = [match for path in paths if (match := _SHARD.fullmatch(readers.stem(path)))]
     if not shards and len(paths) == 1:
         return tuple(paths)
     total = int(shards[0]["total"]) if shards else 1

@@ -24,6 +24,7 @@ class Split:
     labels: np.ndarray  # (N,) int64, 0..C-1
     row_ids: list[str]  # "<file name>:<data row from 1>"
     label_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what was recognised in its files, for people
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -93,7 +94,7 @@ def judge(train: Split, validation: Split | None, test: Split | None, fraction: 
     Raises DataError where what is left can't be learnt from or judged on.
     """
     given = [split for split in (validation, test) if split is not None]
-    conflicting = conflicts(train.texts, train.labels)
+    conflicting = len(conflicts(train.texts, train.labels))
     repeated = repeats(train.texts, train.labels)
     unique = train.only(~repeated)
     plain = np.array([duplicates.normalise(text) for text in unique.texts], dtype=object)
@@ -126,12 +127,12 @@ def repeats(texts: Sequence[str], labels: np.ndarray) -> np.ndarray:
     return found
 
 
-def conflicts(texts: Sequence[str], labels: np.ndarray) -> int:
-    """Number of different texts that occur with more than one label."""
+def conflicts(texts: Sequence[str], labels: np.ndarray) -> dict[str, set[int]]:
+    """The texts that occur with more than one label, with these."""
     labels_of: dict[str, set[int]] = {}
     for text, label in zip(texts, labels.tolist(), strict=True):
         labels_of.setdefault(text, set()).add(label)
-    return sum(len(found) > 1 for found in labels_of.values())
+    return {text: found for text, found in labels_of.items() if len(found) > 1}
 
 
 def leaks(texts: Sequence[str] | np.ndarray, held: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
