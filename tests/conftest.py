@@ -161,6 +161,7 @@ def tiny_config(tiny_base: Callable[[str], Path]) -> Callable[..., Config]:
             "learning_rate": 5e-3,
             "logging_steps": 1,
             "precision": "fp32",
+            "bag_of_tokens": False,
         }
         if "per_device_train_batch_size" in changes:
             del given["batch_tokens"]

@@ -13,7 +13,9 @@ VOCAB = 12
 
 
 def flat(texts: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-    return np.array(sum(texts, []), np.int32), np.cumsum([0, *map(len, texts)]).astype(np.int64)
+    return np.array([token for text in texts for token in text], np.int32), np.cumsum([0, *map(len, texts)]).astype(
+        np.int64
+    )
 
 
 @given(st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=20), min_size=1, max_size=8))
@@ -21,6 +23,12 @@ def test_a_row_is_its_counts_over_the_root_of_its_length(texts: list[list[int]])
     found = bag.features(*flat(texts), VOCAB).toarray()
     for row, text in zip(found, texts, strict=True):
         np.testing.assert_allclose(row, np.bincount(text, minlength=VOCAB) / np.sqrt(len(text)))
+
+
+def test_the_tokens_are_left_as_they_were() -> None:
+    ids, offsets = flat([[7, 3, 7, 1], [2, 2]])
+    bag.features(ids, offsets, VOCAB)
+    assert ids.tolist() == [7, 3, 7, 1, 2, 2]
 
 
 @given(st.permutations([3, 3, 5, 7, 7, 7, 11]))

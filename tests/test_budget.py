@@ -30,7 +30,7 @@ FULL = Config(head="full", pooling="cls", lora_r="max")
 SELECTIVE = tuple(f"roberta.encoder.layer.{module}" for module in ("0.attention.self.query", "5.attention.self.query"))
 FAMILIES = {base.shapes.family: base for base in BASES.values()}
 CONTRACT = "base num_labels total trainable trainable_percent adapters head budget fits largest_r r lora_alpha"
-CONTRACT += " target_modules modules biases head_kind head_rank pooling neighbours use_dora use_rslora"
+CONTRACT += " target_modules modules biases head_kind head_rank pooling neighbours use_dora use_rslora bag_of_tokens"
 
 
 def planned(base: str = "roberta", labels: int = 4, **settings):

@@ -23,7 +23,7 @@ DEFAULT = configs.load()
 
 def facts(counts=(4578, 4578, 4578, 4578), length=50, validation=None):
     rows = sum(counts)
-    return Facts(tuple(counts), np.full(rows, length), rows // 9 if validation is None else validation)
+    return Facts(tuple(counts), np.full(rows, length), rows // 9 if validation is None else validation, True)
 
 
 MANY = st.lists(st.integers(1, 30_000), min_size=2, max_size=30)

@@ -27,6 +27,7 @@ HEADS = [
     ("linear", "cls", {}),
     ("linear", "mean", {"use_dora": True, "use_rslora": True}),
     ("low-rank", "mean", {"head_rank": 2}),  # D -> 2 -> 4 labels
+    ("linear", "mean", {"bag_of_tokens": True}),
     ("low-rank", "cls", {}),  # D -> 8 -> D, tanh, D -> 4
 ]
 CARDS = [(family, *head) for family in FAMILIES for head in HEADS]

@@ -1,8 +1,8 @@
 """A second opinion for the head: a linear classifier on the bag of tokens, fitted in a second, blended in.
 
-The encoder's mistakes and those of a bag of tokens are different ones, so their product (a logarithmic opinion pool) makes
-fewer than either. The bag is fitted apart, by logistic regression: trained together with the encoder by gradient, it
-would explain the training rows first and leave the encoder nothing to learn from them (docs/log.md, 2026-11-22).
+The encoder's mistakes and those of a bag of tokens are different ones, so their product (a logarithmic opinion pool)
+makes fewer than either. The bag is fitted apart, by logistic regression: trained together with the encoder by gradient,
+it would explain the training rows first and leave the encoder nothing to learn from them (a reason, not a measurement).
 
 N texts, V tokens of the vocabulary, C labels.
 """
@@ -28,22 +28,34 @@ LARGEST = 10.0  # share that either may get: a bound for the search, never reach
 
 
 def features(ids: NDArray[np.integer], offsets: NDArray[np.integer], vocab_size: int) -> csr_matrix:
-    """(N, V): how often each token occurs, over the square root of the text's length; text i is ids[offsets[i]:offsets[i + 1]]."""
-    counts = csr_matrix((np.ones(len(ids)), ids, offsets), shape=(len(offsets) - 1, vocab_size))
+    """(N, V): how often each token occurs, over the square root of the text's length.
+
+    Text i is ids[offsets[i] : offsets[i + 1]], special tokens included: they stand in for an intercept.
+    """
+    shape = (len(offsets) - 1, vocab_size)
+    counts = csr_matrix((np.ones(len(ids)), ids, offsets), shape=shape, copy=True)  # the next line sorts in place
     counts.sum_duplicates()
     return csr_matrix(diags(1 / np.sqrt(np.maximum(np.diff(offsets), 1))) @ counts)
 
 
-def fit(rows_NV: csr_matrix, labels: NDArray[np.integer], num_labels: int, class_weight: str | None = None) -> Floats:
+def fit(
+    rows_NV: csr_matrix,
+    labels: NDArray[np.integer],
+    num_labels: int,
+    class_weight: dict[int, float] | None = None,
+    row_weight: Floats | None = None,
+) -> Floats:
     """The bag's weights (V, C) float32, so that `rows @ weights` are its logits; a token never seen gets zeros.
 
-    No intercept: how frequent the labels are is the head's to know, counted twice it would be too much.
+    No intercept: how frequent the labels are is the head's to know.
     """
     model = LogisticRegression(C=STRENGTH, fit_intercept=False, class_weight=class_weight, tol=1e-3, max_iter=300)
     with warnings.catch_warnings():  # a hair short of converged is as good
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(rows_NV, labels)
-    found = model.coef_ if len(model.classes_) > 2 else np.concatenate([-model.coef_, model.coef_]) / 2
+        model.fit(rows_NV, labels, row_weight)
+    found = np.asarray(model.coef_)
+    if len(model.classes_) == 2:  # one row, for the second label
+        found = np.concatenate([-found, found]) / 2
     weights = np.zeros((rows_NV.shape[1], num_labels), np.float32)
     weights[:, model.classes_] = found.T
     return weights

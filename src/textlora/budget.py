@@ -14,6 +14,7 @@ from typing import Any
 
 from textlora.config import MAX, Config
 from textlora.counts import (
+    bag_parameters,
     base_parameters,
     bias_parameters,
     has_own_head,
@@ -29,6 +30,7 @@ ALL_LINEAR = "all-linear"
 PLAIN = ("base", "num_labels", "total", "trainable", "trainable_percent", "adapters", "head", "biases", "head_kind")
 PLAIN += (
     "head_rank",
+    "bag_of_tokens",
     "pooling",
     "use_dora",
     "use_rslora",
@@ -96,6 +98,7 @@ class Plan:
     target_modules: tuple[str, ...]  # as asked
     adapters: int
     head: int
+    bag_of_tokens: int  # its numbers; 0: there is none
     biases: int
     base_parameters: int  # frozen ones
     largest_r: int  # the largest uniform rank that fits; 0: none does
@@ -104,7 +107,7 @@ class Plan:
     @property
     def trainable(self) -> int:
         """All numbers that are trained."""
-        return self.adapters + self.head + self.biases
+        return self.adapters + self.head + self.bag_of_tokens + self.biases
 
     @property
     def total(self) -> int:
@@ -148,12 +151,20 @@ def plan(config: Config, shapes: Shapes, num_labels: int, base_name: str) -> Pla
 
     Raises BudgetError when it trains more than config.budget, with the largest rank that fits; UsageError for a
     pattern that matches nothing, the near matches named, and for a rank or a number of labels that makes no sense.
+    A bag of tokens that `config.auto` lists is left out where it doesn't fit beside the rest.
     """
     _check(config, shapes, num_labels)
     draft = _draft(config, shapes, num_labels, base_name)
-    if not draft.fits or draft.largest_r == 0:
+    if not _feasible(draft) and "bag_of_tokens" in config.auto:
+        config = replace(config, bag_of_tokens=False)
+        draft = _draft(config, shapes, num_labels, base_name)
+    if not _feasible(draft):
         raise _over_budget(draft, config, shapes)
     return replace(draft, neighbours=neighbours(draft, config, shapes))
+
+
+def _feasible(draft: Plan) -> bool:
+    return draft.fits and draft.largest_r > 0
 
 
 def neighbours(plan: Plan, config: Config, shapes: Shapes) -> tuple[Neighbour, ...]:
@@ -194,10 +205,11 @@ def _draft(config: Config, shapes: Shapes, num_labels: int, base_name: str) -> P
     pinned = _by_pattern(config.rank_pattern, chosen, shapes, "rank_pattern")
     alphas = _by_pattern(config.alpha_pattern, chosen, shapes, "alpha_pattern")
     head = head_parameters(shapes, config.head, num_labels, config.head_rank)
+    bag = bag_parameters(shapes, num_labels) if config.bag_of_tokens else 0
     biases = bias_parameters(shapes, config.head, config.bias, chosen)
     magnitudes = config.use_dora * sum(m.out_features for m in chosen)
 
-    largest = _largest_rank(chosen, pinned, config.budget - head - biases - magnitudes, shapes.hidden_size)
+    largest = _largest_rank(chosen, pinned, config.budget - head - bag - biases - magnitudes, shapes.hidden_size)
     if config.lora_r == MAX and len(pinned) == len(chosen):
         raise UsageError("lora_r is max, but rank_pattern sets the rank of every module", "drop one of the two")
     r = largest if config.lora_r == MAX else int(config.lora_r)
@@ -228,6 +240,7 @@ def _draft(config: Config, shapes: Shapes, num_labels: int, base_name: str) -> P
         target_modules=config.target_modules,
         adapters=sum(m.parameters for m in modules),
         head=head,
+        bag_of_tokens=bag,
         biases=biases,
         base_parameters=base_parameters(shapes, config.head) - biases,
         largest_r=largest,
@@ -322,11 +335,14 @@ def _over_budget(draft: Plan, config: Config, shapes: Shapes) -> BudgetError:
     ways = [f"raise --budget to {least:,} for rank 1"]
     ways += [f"use --head {head}, which needs {needed:,}" for head, needed in smaller.items()]
     ways += ["use --bias none"] if draft.biases else []
+    ways += [f"use --no-bag-of-tokens, which saves {draft.bag_of_tokens:,}"] if draft.bag_of_tokens else []
 
-    if draft.head + draft.biases > draft.budget:
+    apart = draft.head + draft.bag_of_tokens + draft.biases
+    if apart > draft.budget:
         biases = f" with bias {draft.bias}" if draft.biases else ""
+        biases += " with a bag of tokens" if draft.bag_of_tokens else ""
         what = f"the {draft.head_kind} head for {draft.num_labels} labels{biases} alone needs"
-        return BudgetError(f"{what} {draft.head + draft.biases:,} parameters, {limit}", ", or ".join(ways))
+        return BudgetError(f"{what} {apart:,} parameters, {limit}", ", or ".join(ways))
 
     targets = ", ".join(draft.target_modules)
     if draft.largest_r == 0:
@@ -345,5 +361,8 @@ def _smaller_heads(draft: Plan, config: Config, shapes: Shapes) -> dict[str, int
     needed = {
         head: head_parameters(shapes, head, draft.num_labels, config.head_rank) for head in ("linear", "low-rank")
     }
-    room = {"linear": draft.head - 1, "low-rank": min(draft.head - 1, draft.budget - draft.biases)}
+    room = {
+        "linear": draft.head - 1,
+        "low-rank": min(draft.head - 1, draft.budget - draft.bag_of_tokens - draft.biases),
+    }
     return {head: count for head, count in needed.items() if count <= room[head]}

@@ -23,10 +23,11 @@ LONG = {
 }
 
 
-def usage(config: Config, num_labels: int, hidden_size: int, frame: Frame) -> str:
+def usage(config: Config, plan: Plan, hidden_size: int, frame: Frame) -> str:
     """About ten lines of plain PEFT and torch that give this adapter's logits for `texts`; a test runs them."""
     revision = f', revision="{config.base_revision}"' if config.base_revision else ""
     base = f'"{bases.find(config.base).hub_id}"{revision}'
+    num_labels = plan.num_labels
     tokens = _batch_lines(config, frame)
     tokenizer = 'tokenizer = AutoTokenizer.from_pretrained("adapter")'
     adapter = 'model = PeftModel.from_pretrained(base, "adapter").eval()'
@@ -41,6 +42,7 @@ def usage(config: Config, num_labels: int, hidden_size: int, frame: Frame) -> st
         ]
     else:
         row = heads.layers(config.head, hidden_size, num_labels, config.head_rank)
+        made, said = _bag(plan)
         lines = [
             "import torch",
             "from peft import PeftModel",
@@ -48,14 +50,26 @@ def usage(config: Config, num_labels: int, hidden_size: int, frame: Frame) -> st
             "",
             f"base = AutoModel.from_pretrained({base})",
             f"base.classifier = {heads.source(row)}",
+            *made,
             *(adapter, tokenizer, *tokens),
             "hidden = model(**batch).last_hidden_state",
-            *(POOLED[config.pooling], "logits = model.classifier(pooled)"),
+            *(POOLED[config.pooling], "logits = model.classifier(pooled)", *said),
         ]
     if config.long_text == WINDOW_MEAN:
         lines.append("logits = torch.stack([part.mean(0) for part in logits.split(counts)])")
         lines = lines if "import torch" in lines else ["import torch", *lines]
     return "\n".join(lines)
+
+
+def _bag(plan: Plan) -> tuple[list[str], list[str]]:
+    """The lines that make a bag of tokens, and those that add what it says; none without one."""
+    if not plan.bag_of_tokens:
+        return [], []
+    vocab_size = plan.bag_of_tokens // plan.num_labels
+    return [f"base.bag_of_tokens = torch.nn.Embedding({vocab_size}, {plan.num_labels})"], [
+        'mask = batch["attention_mask"][..., None]',
+        'logits += (model.bag_of_tokens(batch["input_ids"]) * mask).sum(1) / mask.sum(1).sqrt()',
+    ]
 
 
 def _batch_lines(config: Config, frame: Frame) -> list[str]:
@@ -127,7 +141,7 @@ tags: [lora, peft, text-classification, textlora]
 # A LoRA text classifier
 
 {plan.trainable:,} trained parameters ({plan.trainable_percent} % of {plan.total:,}; budget {plan.budget:,}):
-adapters {plan.adapters:,}, head {plan.head:,}, biases {plan.biases:,}.
+adapters {plan.adapters:,}, head {plan.head:,}, bag of tokens {plan.bag_of_tokens:,}, biases {plan.biases:,}.
 
 Labels: {", ".join(f"{i} {label}" for i, label in enumerate(labels))}
 
@@ -142,7 +156,7 @@ evaluation/report.json.
 Without textlora, in fp32, in the folder above this one, with `texts` a list of strings:
 
 ```python
-{usage(config, len(labels), hidden_size, frame)}
+{usage(config, plan, hidden_size, frame)}
 ```
 
 {_pipeline(config, labels)}{cleaned}{LONG[config.long_text].format(config.max_length)}

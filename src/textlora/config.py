@@ -44,7 +44,7 @@ FITTABLE = (
     "max_eval_samples",
     "class_weights",
 )
-FITTABLE += ("metric_for_best_model",)
+FITTABLE += ("metric_for_best_model", "bag_of_tokens")
 # Naming one of these decides another as well, so that isn't fitted any more.
 DECIDES = {
     "per_device_train_batch_size": "batch_tokens",
@@ -108,6 +108,9 @@ class Config:
     head: str = setting("linear", "linear on the pooled vector, low-rank, or full: the base's own classification head")
     head_rank: int = setting(
         8, "rank of the low-rank head: D -> k -> C for more labels, else D -> k -> D, tanh, D -> C"
+    )
+    bag_of_tokens: bool = setting(
+        False, "a linear classifier on which tokens occur, fitted apart and blended into the head (form textlora)"
     )
     pooling: str = setting("mean", "mean of the tokens, or cls: the first token (head full has its own, cls)")
 
@@ -228,6 +231,8 @@ def _together(config: Config) -> list[str]:
         )
     if config.head == "full" and config.pooling != "cls":
         found.append("head full is the base's own and reads the first token: it goes with pooling cls")
+    if config.head == "full" and config.bag_of_tokens:
+        found.append("head full is the base's own: a bag of tokens goes with head linear or low-rank")
     seed = config.base_weights.removeprefix("random:")
     if seed != config.base_weights and not (
         seed.isascii() and seed.isdigit() and len(seed) <= 10 and int(seed) < SEEDS

@@ -152,6 +152,11 @@ def own_pooling(shapes: Shapes) -> str:
 # ----------------------------------------------------------------------------------------------------------- the base
 
 
+def bag_parameters(shapes: Shapes, num_labels: int) -> int:
+    """Numbers of a bag of tokens: one for each token of the vocabulary and label."""
+    return shapes.vocab_size * num_labels
+
+
 def bias_parameters(shapes: Shapes, head: str, bias: str, adapted: Iterable[Module]) -> int:
     """Numbers of the base that PEFT's `bias` trains: none, those of the adapted linears, or all."""
     if bias == "none":

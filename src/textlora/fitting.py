@@ -43,6 +43,7 @@ class Facts:
     lengths: np.ndarray  # tokens of each training text, before any is cut: (N,)
     validation: int  # its rows
     longest: int = 512  # tokens that the base takes
+    bag_of_tokens: bool = False  # whether one fits the budget
 
     @property
     def rows(self) -> int:
@@ -136,6 +137,10 @@ def _class_weights(config: Config, facts: Facts) -> str:
     return "sqrt" if facts.skew >= SKEWED else "none"
 
 
+def _bag_of_tokens(config: Config, facts: Facts) -> bool:
+    return facts.bag_of_tokens
+
+
 def _metric(config: Config, facts: Facts) -> str:
     return "f1_macro" if facts.skew >= SKEWED else "accuracy"
 
@@ -149,6 +154,7 @@ RULES: dict[str, Callable[[Config, Facts], Any]] = {
     "max_eval_samples": _max_eval_samples,
     "class_weights": _class_weights,
     "metric_for_best_model": _metric,
+    "bag_of_tokens": _bag_of_tokens,
 }
 
 WORDS: dict[str, Callable[[Any], str]] = {
@@ -162,4 +168,5 @@ WORDS: dict[str, Callable[[Any], str]] = {
     "max_eval_samples": lambda value: f"on {value:,} validation rows" if value else "",
     "class_weights": lambda value: f"class weights {value}",
     "metric_for_best_model": lambda value: "best by f1_macro" if value == "f1_macro" else "",
+    "bag_of_tokens": lambda value: "" if value else "no bag of tokens (over the budget)",
 }

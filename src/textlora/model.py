@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
@@ -37,6 +38,7 @@ from textlora.shapes import PREFIXES
 
 WEIGHTS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
+BAG = "bag_of_tokens"
 DROPOUTS = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
@@ -63,6 +65,7 @@ class AdapterSettings:
     labels: tuple[str, ...]
     head: str
     head_rank: int | None = None  # of a low-rank head
+    bag_of_tokens: bool = False
     pooling: str
     cleaning: tuple[str, ...] = ()
     max_length: int
@@ -100,6 +103,14 @@ def pool(hidden_BTD: Tensor, mask_BT: Tensor | None, pooling: str) -> Tensor:
     return (hidden_BTD.float() * weight_BT1).sum(1) / weight_BT1.sum(1).clamp(min=1)
 
 
+def bag_logits(each_BTC: Tensor, mask_BT: Tensor | None) -> Tensor:
+    """What a text's tokens say together, in fp32: their sum over the square root of their number (bag.features)."""
+    if mask_BT is None:
+        return each_BTC.float().sum(1) / each_BTC.shape[1] ** 0.5
+    weight_BT1 = mask_BT.unsqueeze(-1).float()
+    return (each_BTC.float() * weight_BT1).sum(1) / weight_BT1.sum(1).clamp(min=1).sqrt()
+
+
 class _Classifies:
     """Mixed into a base's AutoModel class: its forward, pooled and classified. State-dict names stay AutoModel's."""
 
@@ -108,6 +119,7 @@ class _Classifies:
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config, **meta.no_pooler(super().__init__))  # type: ignore[call-arg]
         self.classifier: nn.Module = nn.Identity()  # until `_put_head`
+        self.bag_of_tokens: nn.Module | None = None
         self.pooling = ""
 
     def forward(
@@ -117,11 +129,17 @@ class _Classifies:
         hidden_BTD = out.last_hidden_state
         pooled_BD = pool(hidden_BTD, attention_mask, self.pooling)
         with torch.autocast(pooled_BD.device.type, enabled=False):  # the head is tiny: its logits stay in fp32
-            return SequenceClassifierOutput(logits=self.classifier(pooled_BD))
+            logits_BC = self.classifier(pooled_BD)
+            if self.bag_of_tokens is not None:
+                logits_BC = logits_BC + bag_logits(self.bag_of_tokens(input_ids), attention_mask)
+            return SequenceClassifierOutput(logits=logits_BC)
 
 
-def _put_head(network: PreTrainedModel, head: str, head_rank: int, pooling: str) -> None:
-    """Give a base of form `textlora` its pooling and its head, in its type and place; the numbers are anything."""
+def _put_head(network: PreTrainedModel, head: str, head_rank: int, pooling: str, bag_of_tokens: bool) -> None:
+    """Give a base of form `textlora` its pooling and its head, in its type and place; the head's numbers are anything.
+
+    A bag of tokens is zeros: it says nothing before `add_bag`.
+    """
     config = network.config
     row = heads.layers(head, config.hidden_size, int(config.num_labels or 0), head_rank)
     built = [
@@ -130,6 +148,10 @@ def _put_head(network: PreTrainedModel, head: str, head_rank: int, pooling: str)
     ]
     network.classifier = (built[0] if len(built) == 1 else nn.Sequential(*built)).to(network.device, network.dtype)  # type: ignore[arg-type]
     network.pooling = pooling  # type: ignore[assignment]
+    if bag_of_tokens:
+        bag = nn.Embedding(config.vocab_size, int(config.num_labels or 0))
+        nn.init.zeros_(bag.weight)
+        network.bag_of_tokens = bag.to(network.device, network.dtype)
 
 
 def _start_head(network: PreTrainedModel, modules: Iterable[str], config: Config) -> None:
@@ -291,10 +313,12 @@ def build(config: Config, plan: Plan, labels: tuple[str, ...], dtype: torch.dtyp
     found = _network(settings, base, config.base_weights, form, dtype, config.quantize)
     network = found.model
     if form == "textlora":
-        _put_head(network, config.head, config.head_rank, config.pooling)
+        _put_head(network, config.head, config.head_rank, config.pooling, plan.bag_of_tokens > 0)
     torch.manual_seed(config.seed)
     modules = head_modules(network, form)
     _start_head(network, [name for name in modules if name not in found.brought], config)
+    if plan.bag_of_tokens:
+        modules += (BAG,)
     model = _wrap(network, _lora_config(config, plan, base, form, modules))
     if settings.model_type not in PREFIXES:
         _check_forward(model, settings.model_type, len(labels))
@@ -302,6 +326,8 @@ def build(config: Config, plan: Plan, labels: tuple[str, ...], dtype: torch.dtyp
         raise GateError(
             f"planned {plan.trainable:,} trainable parameters, built {trainable_count(model):,}", "report this"
         )
+    if plan.bag_of_tokens:
+        _saved(model, BAG).requires_grad_(False)  # fitted apart, when training is over: `add_bag`
     return model, found.base_sha256
 
 
@@ -324,6 +350,24 @@ def _check_forward(model: PeftModel, family: str, num_labels: int) -> None:
         raise UsageError(f"a {family} gives {list(both_BC.shape)} for 2 texts and {num_labels} labels", fix)
     if (both_BC[1] - alone_BC[0]).abs().max() > 0.1 * alone_BC.abs().max() + 1e-3:  # far beyond bf16's rounding
         raise UsageError(f"a {family} reads padding: a text's label would depend on its neighbours", fix)
+
+
+def add_bag(model: PeftModel, weights_VC: np.ndarray, head_share: float, bag_share: float) -> None:
+    """Blend a fitted bag of tokens into `model`'s logits: head_share times the head's plus bag_share times the bag's.
+
+    Both shares go into the numbers that are there anyway: the head's last linear and the bag.
+    """
+    classifier = _saved(model, "classifier")
+    last = classifier[-1] if isinstance(classifier, nn.Sequential) else classifier
+    with torch.no_grad():
+        for parameter in last.parameters():
+            parameter.mul_(head_share)
+        _saved(model, BAG).weight.copy_(torch.from_numpy(bag_share * weights_VC))  # type: ignore[union-attr]
+
+
+def _saved(model: PeftModel, name: str) -> nn.Module:
+    """The trained copy that PEFT keeps of one of its modules_to_save."""
+    return model.get_submodule(f"base_model.model.{name}.modules_to_save.default")
 
 
 def _lora_config(config: Config, plan: Plan, base: Base, form: str, modules: tuple[str, ...]) -> LoraConfig:
@@ -364,8 +408,9 @@ def _wrap(network: PreTrainedModel, lora: LoraConfig) -> PeftModel:
 
 
 def trainable_count(model: nn.Module) -> int:
-    """Parameters that receive gradients."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+    """Numbers that are fitted: those that receive gradients, and a bag of tokens, which is fitted apart."""
+    trained = f".{BAG}.modules_to_save."
+    return sum(p.numel() for name, p in model.named_parameters() if p.requires_grad or trained in name)
 
 
 # ----------------------------------------------------------------------------------------------------- save and load
@@ -462,7 +507,7 @@ def load(
             "name the right ones with --base-weights, or accept what comes with --allow-other-base",
         )
     if settings.form == "textlora":
-        _put_head(network, settings.head, settings.head_rank or 0, settings.pooling)
+        _put_head(network, settings.head, settings.head_rank or 0, settings.pooling, settings.bag_of_tokens)
     model = _wrap(network, lora)
     set_adapter_tensors(model, tensors)
     model.eval().to(device.pick_device())

@@ -37,6 +37,7 @@ from textlora import (
     trackers,
 )
 from textlora.baseline import Baseline
+from textlora.blend import blend_bag
 from textlora.budget import Plan
 from textlora.callbacks import DropoutScheduler, Meter, MetricsTracker, Progress, StopOnInterrupt
 from textlora.clean import check_steps, clean
@@ -112,7 +113,7 @@ def prepare(config: Config, say: Say, rows: Data | None = None) -> Prepared:
     splits = (rows.train, rows.validation)
     ids = [_whole(config, tokenizer, split) for split in splits]
     longest = bases.shapes(base, config.base_weights).longest_text
-    config, lines = fitted(_fitting_length(config, longest, say), _facts(rows, ids[0], longest))
+    config, lines = fitted(_fitting_length(config, longest, say), _facts(rows, ids[0], longest, plan))
     for line in lines:
         say(line)
     train, validation = (_tokens(config, tokenizer, split.name, i, say) for split, i in zip(splits, ids, strict=True))
@@ -164,9 +165,10 @@ def _tokens(config: Config, tokenizer: Any, name: str, texts: list[np.ndarray], 
     return tokens
 
 
-def _facts(rows: Data, train: list[np.ndarray], longest: int) -> Facts:
+def _facts(rows: Data, train: list[np.ndarray], longest: int, plan: Plan) -> Facts:
     counts = np.bincount(rows.train.labels, minlength=len(rows.label_names))
-    return Facts(tuple(counts.tolist()), np.array([len(ids) for ids in train]), len(rows.validation), longest)
+    lengths = np.array([len(ids) for ids in train])
+    return Facts(tuple(counts.tolist()), lengths, len(rows.validation), longest, plan.bag_of_tokens > 0)
 
 
 def _say_data(rows: Data, say: Say) -> None:
@@ -182,6 +184,7 @@ def _plan_line(plan: Plan) -> str:
     return (
         f"plan: {plan.trainable:,} of {plan.total:,} parameters trained ({plan.trainable_percent} %), budget "
         f"{plan.budget:,}: adapters {plan.adapters:,} (r {plan.r}), head {plan.head:,}"
+        + (f", bag of tokens {plan.bag_of_tokens:,}" if plan.bag_of_tokens else "")
     )
 
 
@@ -230,6 +233,8 @@ def _train_one(run: Run, prepared: Prepared, resume: bool, began: float, say: Sa
     clock = clock_for(prepared.config.time_limit_seconds, began, start)
     with trackers.writing(prepared.config.report_to, run, say):
         meter, trained = _fit(run, prepared, start, clock, say)
+    if prepared.plan.bag_of_tokens:
+        say(_blend_bag(prepared, trained))
     _save_adapter(run, prepared, trained)
     _distrust(run, prepared, trained)
     _finish(run, prepared, trained, meter, beaten, began, say)
@@ -350,6 +355,21 @@ def _fit(run: Run, prepared: Prepared, start: Path | None, clock: Clock | None, 
     return meter, trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # type: ignore[return-value]
 
 
+def _blend_bag(prepared: Prepared, trained: PeftModel) -> str:
+    """Fit a bag of tokens and blend it into the best weights: the adapter is whole before it is saved."""
+    labels = prepared.data.train.labels
+    weights_C = label_weights(labels, len(prepared.labels), prepared.config.class_weights)
+    return blend_bag(
+        trained,
+        prepared.train,
+        labels,
+        prepared.validation,
+        prepared.data.validation.labels,
+        prepared.pad_id,
+        class_weight=None if weights_C is None else dict(enumerate(weights_C.tolist())),
+    )
+
+
 def _early_stopping(patience: int, start: Path | None) -> EarlyStoppingCallback:
     """Patience counts evaluations; a resumed run goes on counting where its checkpoint was."""
     callback = EarlyStoppingCallback(patience)
@@ -413,6 +433,7 @@ def _save_adapter(run: Run, prepared: Prepared, trained: PeftModel) -> None:
         labels=prepared.labels,
         head=config.head,
         head_rank=prepared.plan.head_rank,
+        bag_of_tokens=prepared.plan.bag_of_tokens > 0,
         pooling=prepared.plan.pooling,
         cleaning=config.cleaning,
         max_length=config.max_length,
