@@ -86,7 +86,11 @@ def valid_configs(draw) -> Config:
         "per_device_train_batch_size": 0 if tokens else draw(counts),
     }
     values |= draw(st.sampled_from([{"base_weights": ""}, {"base_revision": ""}]))
-    values |= draw(st.sampled_from([{"head": "full", "pooling": "cls", "bag_of_tokens": False}, {"pooling": "mean"}, {"head": "low-rank"}]))
+    values |= draw(
+        st.sampled_from(
+            [{"head": "full", "pooling": "cls", "bag_of_tokens": False}, {"pooling": "mean"}, {"head": "low-rank"}]
+        )
+    )
     if draw(st.booleans()):
         values |= {"quantize": "4bit", "base_weights": "", "bias": "none"}
     if draw(st.booleans()):
