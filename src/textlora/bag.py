@@ -54,9 +54,9 @@ def fit(
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(rows_NV, labels, row_weight)
     found = np.asarray(model.coef_)
-    if len(model.classes_) == 2:  # one row, for the second label
+    if len(found) == 1:  # one row, for the second label
         found = np.concatenate([-found, found]) / 2
-    weights = np.zeros((rows_NV.shape[1], num_labels), np.float32)
+    weights = np.zeros((found.shape[1], num_labels), np.float32)
     weights[:, model.classes_] = found.T
     return weights
 
