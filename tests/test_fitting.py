@@ -23,7 +23,9 @@ DEFAULT = configs.load()
 
 def facts(counts=(4578, 4578, 4578, 4578), length=50, validation=None):
     rows = sum(counts)
-    return Facts(tuple(counts), np.full(rows, length), rows // 9 if validation is None else validation, True)
+    return Facts(
+        tuple(counts), np.full(rows, length), rows // 9 if validation is None else validation, bag_of_tokens=True
+    )
 
 
 MANY = st.lists(st.integers(1, 30_000), min_size=2, max_size=30)
