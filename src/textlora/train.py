@@ -415,8 +415,9 @@ def _rows_within(prepared: Prepared, clock: Clock) -> int:
 
 
 def _rows_to_judge(prepared: Prepared, clock: Clock) -> int:
-    """Rows scored after the last step: its evaluation, distrust, and all of validation."""
-    return 2 * clock.rows_within + 2 * CHECKED_TEXTS + prepared.validation.texts
+    """Rows scored after the last step: its evaluation, distrust, and all of validation; for a bag of tokens twice."""
+    times = 2 if prepared.plan.bag_of_tokens else 1
+    return 2 * clock.rows_within + 2 * CHECKED_TEXTS + times * prepared.validation.texts
 
 
 # ----------------------------------------------------------------------------------------------- save, distrust, judge
