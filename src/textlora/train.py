@@ -405,8 +405,14 @@ def _measure(prepared: Prepared, clock: Clock | None) -> Callable[[], dict[str, 
 
 
 def _rows_within(prepared: Prepared, clock: Clock) -> int:
-    """How many rows an evaluation may score, from the seconds that a few take; first time they are slow, so again."""
-    sample = prepared.validation.take(range(min(CHECKED_TEXTS, prepared.validation.texts)))
+    """How many rows an evaluation may score, from the seconds that a few take; first time they are slow, so again.
+
+    Texts of middling length, which make a batch with as little padding as those of a whole split do.
+    """
+    held = prepared.validation
+    by_length = np.argsort(np.bincount(held.text_of, held.lengths), kind="stable")
+    middle = max(0, held.texts - CHECKED_TEXTS) // 2
+    sample = held.take(by_length[middle : middle + CHECKED_TEXTS])
     for _ in range(2):
         began = time.monotonic()
         predict.logits(prepared.network, sample, prepared.pad_id)
