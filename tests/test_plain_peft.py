@@ -30,7 +30,8 @@ HEADS = [
     ("linear", "mean", {"bag_of_tokens": True}),
     ("low-rank", "cls", {}),  # D -> 8 -> D, tanh, D -> 4
 ]
-CARDS = [(family, *head) for family in FAMILIES for head in HEADS]
+EVERYWHERE = (HEADS[0], HEADS[2])  # one of each storage form; the other heads don't know their family
+CARDS = [(family, *head) for family in FAMILIES for head in (HEADS if family == "bert" else EVERYWHERE)]
 CARDS += [(family, head, pooling, {}) for family in OTHERS for head, pooling in (("full", "cls"), ("linear", "mean"))]
 CARDS += [
     ("bert", "linear", "mean", {"long_text": "head-tail"}),

@@ -17,7 +17,8 @@ from textlora import hub
 from textlora.errors import DamagedError, DataError, TextLoraError, UsageError
 from textlora.hub import Repo, Unreachable
 
-# Short names of well-known sets of single texts with one label, and where they live (from memory, 2026-11; only banking77 was looked up).
+# Short names of well-known sets of single texts with one label, and where they live.
+# From memory, 2026-11; only banking77 was looked up.
 NAMES = {
     "ag_news": "fancyzhx/ag_news",
     "amazon_polarity": "fancyzhx/amazon_polarity",
