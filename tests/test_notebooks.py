@@ -54,6 +54,7 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
 
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm's, where there are no ipywidgets
     book = nbformat.read(path, as_version=4)
     nbformat.validate(book)
     book.cells = [cell for cell in book.cells if not tagged(cell, "install")]
