@@ -100,3 +100,5 @@ def test_listed_in_auto_it_is_left_out_where_it_does_not_fit():
 def test_the_bases_own_head_takes_none():
     with pytest.raises(UsageError, match="bag of tokens goes with head linear or low-rank"):
         configs.load("minilm-fast", {"head": "full", "pooling": "cls", "bag_of_tokens": True})
+    left_to_the_data = configs.load("minilm-fast", {"head": "full", "pooling": "cls"})
+    assert budget.plan(left_to_the_data, bases.find("minilm").shapes, 4, "b").bag_of_tokens == 0

@@ -205,7 +205,7 @@ def _draft(config: Config, shapes: Shapes, num_labels: int, base_name: str) -> P
     pinned = _by_pattern(config.rank_pattern, chosen, shapes, "rank_pattern")
     alphas = _by_pattern(config.alpha_pattern, chosen, shapes, "alpha_pattern")
     head = head_parameters(shapes, config.head, num_labels, config.head_rank)
-    bag = bag_parameters(shapes, num_labels) if config.bag_of_tokens else 0
+    bag = bag_parameters(shapes, num_labels) if config.bag_of_tokens and config.head != "full" else 0
     biases = bias_parameters(shapes, config.head, config.bias, chosen)
     magnitudes = config.use_dora * sum(m.out_features for m in chosen)
 
@@ -335,7 +335,7 @@ def _over_budget(draft: Plan, config: Config, shapes: Shapes) -> BudgetError:
     ways = [f"raise --budget to {least:,} for rank 1"]
     ways += [f"use --head {head}, which needs {needed:,}" for head, needed in smaller.items()]
     ways += ["use --bias none"] if draft.biases else []
-    ways += [f"use --no-bag-of-tokens, which saves {draft.bag_of_tokens:,}"] if draft.bag_of_tokens else []
+    ways += [f"use --bag-of-tokens false, which saves {draft.bag_of_tokens:,}"] if draft.bag_of_tokens else []
 
     apart = draft.head + draft.bag_of_tokens + draft.biases
     if apart > draft.budget:

@@ -231,7 +231,7 @@ def _together(config: Config) -> list[str]:
         )
     if config.head == "full" and config.pooling != "cls":
         found.append("head full is the base's own and reads the first token: it goes with pooling cls")
-    if config.head == "full" and config.bag_of_tokens:
+    if config.head == "full" and config.bag_of_tokens and "bag_of_tokens" not in config.auto:
         found.append("head full is the base's own: a bag of tokens goes with head linear or low-rank")
     seed = config.base_weights.removeprefix("random:")
     if seed != config.base_weights and not (

@@ -39,7 +39,8 @@ class Good:
         """What makes `textlora plan` and `train` take it."""
         targets = ",".join(self.plan.target_modules)
         pooling = "cls" if self.plan.head_kind == "full" else self.plan.pooling
-        return f"--head {self.plan.head_kind} --pooling {pooling} --target-modules {targets} --lora-r {self.plan.r}"
+        head = f"--head {self.plan.head_kind} --pooling {pooling}"
+        return f"{head} --target-modules {targets} --lora-r {self.plan.r} --bag-of-tokens false"
 
     def to_dict(self) -> dict[str, Any]:
         """The contract's keys of a plan but its modules, with `reason` and `flags`."""
@@ -70,7 +71,9 @@ def good_plans(config: Config, shapes: Shapes, num_labels: int, base_name: str) 
 
 def _asked(config: Config, head: str, targets: tuple[str, ...]) -> Config:
     pooling = "cls" if head == "full" else "mean"
-    return replace(config, head=head, pooling=pooling, target_modules=targets, lora_r=MAX, rank_pattern={})
+    return replace(
+        config, head=head, pooling=pooling, target_modules=targets, lora_r=MAX, rank_pattern={}, bag_of_tokens=False
+    )
 
 
 def _fitting(config: Config, shapes: Shapes, num_labels: int, base_name: str) -> Plan | None:
