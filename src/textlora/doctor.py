@@ -120,7 +120,7 @@ def _answers() -> bool:
             urllib.request.urlopen(request, timeout=HUB_SECONDS).close()
         except urllib.error.HTTPError:
             pass  # an answer, if not a friendly one
-        except Exception:
+        except Exception:  # whatever came in its way (proxy, certificate, a name that isn't one): no answer
             return
         answered.set()
 

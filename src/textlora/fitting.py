@@ -1,7 +1,8 @@
 """The default recipe fitted to the data: how long, in what batches, judged how often, weighted or not. No torch.
 
 A recipe lists in `auto` which of its settings are chosen here. Each rule sees the settings as the rules before it (or
-the user) left them. The numbers were found by measuring: docs/log.md, benchmarks/small_data.py.
+the user) left them. Which numbers were measured and which are guesses that did well: docs/log.md, by
+benchmarks/small_data.py.
 """
 
 from __future__ import annotations

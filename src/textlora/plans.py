@@ -24,7 +24,7 @@ RULE = (
 )
 # Settings that make a plan; whoever names one has a plan in mind.
 SPEC = ("lora_r", "lora_alpha", "use_rslora", "use_dora", "target_modules", "layers_to_transform", "rank_pattern")
-SPEC += ("alpha_pattern", "bias", "head", "head_rank", "pooling")
+SPEC += ("alpha_pattern", "bias", "head", "head_rank", "pooling", "bag_of_tokens")
 
 
 @dataclass(frozen=True)
