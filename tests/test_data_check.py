@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from textlora import cli, data
+from textlora import bases, cli, data
 from textlora.data import findings
 from textlora.data.check import check
 
@@ -117,6 +117,18 @@ def test_tokens_are_counted_where_a_tokenizer_is(odd, tmp_path, capsys):
     assert found["max_length"] == 20
     assert cli.main(["data", "check", str(odd), "--base-weights", "random:0", "--base", "roberta", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["cut"] is None
+
+
+@pytest.mark.skipif(bases.present(bases.find("minilm")) == "absent", reason="the embedded base isn't installed")
+def test_what_would_be_fitted_is_what_train_fits(tmp_path, capsys):
+    """The bag of tokens of 4 labels fits the budget, that of 40 doesn't, and 4,000 labels are too many themselves."""
+    rows = [(text, str(i)) for i, text in enumerate(texts(0, 8000))]
+    for labels, phrase in ((4, "class weights none"), (40, "no bag of tokens"), (4000, "the budget is 1,000,000")):
+        path = write(tmp_path / f"{labels}.csv", [(text, f"l{int(i) % labels}") for text, i in rows[: 20 * labels]])
+        assert cli.main(["data", "check", str(path), "--json"]) == 0
+        (line,) = json.loads(capsys.readouterr().out)["fitted"]
+        assert phrase in line
+        assert ("bag of tokens" in line) == (labels == 40)
 
 
 def test_many_labels_stay_on_one_screen(tmp_path, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -114,6 +115,19 @@ def test_the_verdict_is_at_most_four_sentences_of_numbers(run, loading):
     assert lines[-1] == "Next: textlora classify RUN"
     tie = verdict(report, labels, sure, [Baseline("x", sure, 1.0).scored(labels)], "next")
     assert "no gain is shown" in tie[0]
+
+
+def test_the_verdict_names_the_classes_that_are_never_found():
+    names = ("often", "rare", "rarer", "absent")
+    labels, flat = np.array([0] * 8 + [1, 1, 2]), np.eye(4)[[0] * 11]
+    report = Report("validation", "d", "f", metrics.score(labels, flat, names), [], {}, 1, None, Cut("truncate", 128))
+    lines = verdict(report, labels, flat, [Baseline("x", flat, 1.0).scored(labels)], "next")
+    assert "Never found: 2 of 3 classes (rare, rarer), 3 rows in all." in lines
+    assert any(line.startswith("Most confused: rare taken for often, 2 of 3") for line in lines)
+    one_missed = np.eye(4)[[0] * 8 + [1, 1, 0]]
+    report = replace(report, scores=metrics.score(labels, one_missed, names))
+    lines = verdict(report, labels, one_missed, [Baseline("x", flat, 1.0).scored(labels)], "next")
+    assert "Weakest class: rarer, F1 0.000 (0 of 1 found)." in lines  # and not the one without a row
 
 
 def test_a_macro_f1_below_the_baselines_is_said():

@@ -39,7 +39,8 @@ def test_for_20_000_rows_the_recipe_stays_as_it_was_measured():
     config, lines = fitted(DEFAULT, facts())
     assert config == replace(DEFAULT, auto=())
     assert lines[0].startswith(
-        "fitted to 18,312 rows (labels 1:1): 128 tokens of a text, 2048 tokens a batch, 3 epochs, warm-up 6 %"
+        "fitted to 18,312 training rows (labels 1:1 from most frequent to rarest): 128 tokens of a text, "
+        "2048 tokens a batch, 3 epochs, warm-up 6 %"
     )
 
 
@@ -68,6 +69,14 @@ def test_a_run_has_enough_updates_unless_its_rows_are_very_few(rows, length):
     assert updates >= fitting.UPDATES - 1e-9 or config.num_train_epochs == fitting.MANY_EPOCHS
 
 
+def test_many_labels_take_more_passes_over_few_rows_and_no_more_over_many():
+    epochs = {labels: fitted(DEFAULT, facts((1200 // labels,) * labels))[0].num_train_epochs for labels in (4, 12, 24)}
+    assert epochs[4] == epochs[12] < epochs[24]
+    absent = facts((50,) * 4 + (0,) * 20)
+    assert fitted(DEFAULT, absent)[0] == fitted(DEFAULT, facts((50,) * 4, validation=absent.validation))[0]
+    assert fitted(DEFAULT, facts((2000,) * 24))[0].num_train_epochs == fitting.USUAL_EPOCHS
+
+
 @pytest.mark.parametrize(("rows", "epochs"), [(20_000, 3), (49_999, 3), (108_000, 2), (1_000_000, 1)])
 def test_large_data_takes_fewer_passes(rows, epochs):
     config, _ = fitted(DEFAULT, facts((rows,) * 2 if rows < 2 else (rows // 2, rows - rows // 2)))
@@ -86,7 +95,7 @@ def test_large_data_is_judged_within_an_epoch_and_on_a_sample():
 def test_a_handful_of_validation_rows_chooses_nothing():
     few, enough = (fitted(DEFAULT, facts((500, 500), validation=n)) for n in (199, 200))
     assert few[0].eval_steps == fitting.AT_THE_END
-    assert "judged at the end" in few[1][0]
+    assert "judged once, at the end" in few[1][0]
     assert enough[0].eval_steps == 0
     patient = replace(DEFAULT, early_stopping_patience=3)
     assert fitted(patient, facts((500, 500), validation=10))[0].eval_steps < 10_000

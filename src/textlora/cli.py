@@ -21,7 +21,7 @@ from typing import Any, NoReturn, get_args
 import textlora
 from textlora import config as configs
 from textlora.config import Config
-from textlora.errors import DataError, ResourceError, TextLoraError, UsageError, closest
+from textlora.errors import BudgetError, DataError, ResourceError, TextLoraError, UsageError, closest
 from textlora.tables import Result, check_table, doctor_table, plan_table, report_table, times
 
 INTERRUPTED = 130
@@ -427,12 +427,17 @@ def _fit_to(checked: Any, config: Config) -> Result:
     """What the recipe would choose for these rows, and how many texts it would cut."""
     if checked.tokens is None or not checked.trainable:
         return {"max_length": config.max_length, "cut": None, "fitted": []}
-    from textlora import bases
+    from textlora import bases, budget
     from textlora.fitting import Facts, fitted
 
-    longest = bases.shapes(bases.find(config.base), config.base_weights).longest_text
-    counts = tuple(int((checked.train.labels == i).sum()) for i in range(len(checked.train.label_names)))
-    config, lines = fitted(config, Facts(counts, checked.tokens, checked.validation, longest))
+    base, num_labels = bases.find(config.base), len(checked.train.label_names)
+    shapes = bases.shapes(base, config.base_weights)
+    try:
+        bag = budget.plan(config, shapes, num_labels, base.hub_id).bag_of_tokens > 0
+    except BudgetError as error:
+        return {"max_length": config.max_length, "cut": None, "fitted": [f"{error.message}: {error.fix}"]}
+    counts = tuple(int((checked.train.labels == i).sum()) for i in range(num_labels))
+    config, lines = fitted(config, Facts(counts, checked.tokens, checked.validation, shapes.longest_text, bag))
     cut = int((checked.tokens > config.max_length).sum())
     return {"max_length": config.max_length, "cut": cut, "fitted": list(lines)}
 

@@ -21,6 +21,7 @@ from textlora.runs import Run
 
 log = logging.getLogger("textlora")
 REPORT = "report.json"
+NAMED = 5  # classes that a sentence of the verdict lists
 TEST = "test"  # a split of this name is read to report, never to choose; each reading is counted
 
 
@@ -67,13 +68,14 @@ def evaluate(
 ) -> Report:
     """Score a run (or a bare adapter) on one split of `source` and write the report.
 
-    A run's report goes into its evaluation/ folder; a bare adapter's only to `out`, if given. `say` receives the line
-    on texts that are too long; `loading` is passed to `predict.load`.
+    A run's report goes into its evaluation/ folder; a bare adapter's only to `out`, if given. `say` receives lines
+    for people: what was recognised in the data, how many texts are too long; `loading` is passed to `predict.load`.
     """
     predictor = predict.load(run, **loading)
     rows = _rows(run, source, split, predictor, text_column, label_column)
     tokens = predictor.tokens(rows.texts)
-    say(tokens.cut.line(rows.name))
+    for line in (*rows.notes, tokens.cut.line(rows.name)):
+        say(line)
     probabilities = predictor.predict_proba(tokens)
     home = _home(run, out)
     report = judge(
@@ -84,7 +86,7 @@ def evaluate(
         home,
         trainable_parameters=predictor.settings.trainable_parameters,
         cut=tokens.cut,
-        warnings=(*rows.notes, *_overlap(run, rows)),
+        warnings=_overlap(run, rows),
     )
     if home and (home.folder / "config.toml").is_file():
         home.seal("evaluation/")
@@ -218,9 +220,17 @@ def _confusion(report: Report) -> list[str]:
         return []
     true, predicted = np.unravel_index(matrix.argmax(), matrix.shape)
     count, mistakes = int(matrix.max()), int(matrix.sum())
+    if count == 1 < mistakes:  # each of another kind: naming the first would say nothing
+        return []
     return [f"Most confused: {names[true]} taken for {names[predicted]}, {count} of {mistakes} mistakes."]
 
 
 def _weakest(report: Report) -> str:
-    weakest = min(report.scores.per_class, key=lambda row: row.f1)
+    judged = [row for row in report.scores.per_class if row.total]
+    missed = [row.label for row in judged if not row.correct]
+    if len(missed) > 1:
+        named = ", ".join(missed[:NAMED]) + (f" and {len(missed) - NAMED} more" if len(missed) > NAMED else "")
+        rows = sum(row.total for row in judged if not row.correct)
+        return f"Never found: {len(missed)} of {len(judged)} classes ({named}), {rows} rows in all."
+    weakest = min(judged, key=lambda row: row.f1)
     return f"Weakest class: {weakest.label}, F1 {weakest.f1:.3f} ({weakest.correct} of {weakest.total} found)."

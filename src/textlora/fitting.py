@@ -23,7 +23,8 @@ COVERED = 0.99  # of the training texts are read whole
 USUAL_LENGTH = 128
 BATCHES = (256, 512, 1024, 2048)  # tokens in a batch
 UPDATES_PER_EPOCH = 40  # fewer than this, and the batch is halved
-UPDATES = 250  # optimizer steps that a run should have, however few its rows
+UPDATES = 250  # optimizer steps that a run should have, however few its rows,
+UPDATES_PER_LABEL = 20  # and with more than 12 labels this for each: two data sets of 23 (docs/log.md)
 MANY_EPOCHS = 30  # the cap on the way there
 USUAL_EPOCHS, USUAL_WARMUP = 3, 0.06
 LONG_WARMUP = 0.1  # for runs of few steps: Mosbach et al. 2021 (arXiv 2006.04884) on small sets
@@ -51,6 +52,11 @@ class Facts:
         return sum(self.counts)
 
     @property
+    def labels(self) -> int:
+        """How many occur."""
+        return sum(count > 0 for count in self.counts)
+
+    @property
     def skew(self) -> float:
         """How often the most frequent label for one row of the rarest that occurs."""
         present = [count for count in self.counts if count]
@@ -74,8 +80,8 @@ def fitted(config: Config, facts: Facts) -> tuple[Config, tuple[str, ...]]:
     names = [name for name in RULES if name in config.auto]
     for name in names:
         config = replace(config, **{name: RULES[name](config, facts)})
-    words = [WORDS[name](getattr(config, name)) for name in names]
-    line = f"fitted to {facts.rows:,} rows (labels {facts.skew:.3g}:1): {', '.join(filter(None, words))}"
+    words = ", ".join(filter(None, (WORDS[name](config) for name in names)))
+    line = f"fitted to {facts.rows:,} training rows (labels {facts.skew:.3g}:1 from most frequent to rarest): {words}"
     return replace(config, auto=()), (line,) if names else ()
 
 
@@ -103,7 +109,8 @@ def _batch_tokens(config: Config, facts: Facts) -> int:
 def _num_train_epochs(config: Config, facts: Facts) -> float:
     if facts.rows >= LARGE:
         return 1.0 if facts.rows >= HUGE else 2.0
-    wanted = ceil(UPDATES / facts.updates_per_epoch(config))
+    updates = max(UPDATES, UPDATES_PER_LABEL * facts.labels)
+    wanted = ceil(updates / facts.updates_per_epoch(config))
     return float(min(max(wanted, USUAL_EPOCHS), MANY_EPOCHS))
 
 
@@ -158,16 +165,23 @@ RULES: dict[str, Callable[[Config, Facts], Any]] = {
     "bag_of_tokens": _bag_of_tokens,
 }
 
-WORDS: dict[str, Callable[[Any], str]] = {
-    "max_length": lambda value: f"{value} tokens of a text",
-    "batch_tokens": lambda value: f"{value} tokens a batch",
-    "num_train_epochs": lambda value: f"{value:g} epochs",
-    "warmup_ratio": lambda value: f"warm-up {100 * value:g} %",
-    "eval_steps": lambda value: {0: "judged each epoch", AT_THE_END: "judged at the end"}.get(
-        value, f"judged every {value} steps"
+
+def _best_words(config: Config) -> str:
+    """Nothing where there is nothing to choose from: one evaluation of one seed."""
+    chosen = config.eval_steps != AT_THE_END or config.seeds > 1
+    return "best by f1_macro" if chosen and config.metric_for_best_model == "f1_macro" else ""
+
+
+WORDS: dict[str, Callable[[Config], str]] = {
+    "max_length": lambda c: f"{c.max_length} tokens of a text",
+    "batch_tokens": lambda c: f"{c.batch_tokens} tokens a batch",
+    "num_train_epochs": lambda c: f"{c.num_train_epochs:g} epochs",
+    "warmup_ratio": lambda c: f"warm-up {100 * c.warmup_ratio:g} %",
+    "eval_steps": lambda c: {0: "judged each epoch", AT_THE_END: "judged once, at the end"}.get(
+        c.eval_steps, f"judged every {c.eval_steps} steps"
     ),
-    "max_eval_samples": lambda value: f"on {value:,} validation rows" if value else "",
-    "class_weights": lambda value: f"class weights {value}",
-    "metric_for_best_model": lambda value: "best by f1_macro" if value == "f1_macro" else "",
-    "bag_of_tokens": lambda value: "" if value else "no bag of tokens (over the budget)",
+    "max_eval_samples": lambda c: f"on {c.max_eval_samples:,} validation rows" if c.max_eval_samples else "",
+    "class_weights": lambda c: f"class weights {c.class_weights}",
+    "metric_for_best_model": _best_words,
+    "bag_of_tokens": lambda c: "" if c.bag_of_tokens else "no bag of tokens (over the budget)",
 }

@@ -166,7 +166,7 @@ def load_split(
     files = _files_of(found, wanted, source)
     plan = Columns.of(files[0], text_column, label_column)
     raw = Raw.read(files, plan)
-    if usual[0] and plan.text != tuple(usual[0]):
+    if usual[0] and _to_be_said(plan.text, usual[0]):
         raw = replace(raw, notes=(*raw.notes, joined(plan.text)))
     names = checked_names(label_names)
     code = labels.coding(raw.labels, names, plan.own_label_names(files[0]))
@@ -185,16 +185,21 @@ def read_texts(path: str | Path, *, text_column: Sequence[str] = (), usual: Sequ
 
 
 def texts_notes(path: str | Path, *, text_column: Sequence[str] = (), usual: Sequence[str] = ()) -> tuple[str, ...]:
-    """What `read_texts` recognises in a file, in lines for people: encoding, separator, columns that aren't `usual`."""
+    """What `read_texts` recognises in a file, in lines for people: encoding, separator, columns."""
     files = _text_files(Path(path))
     lines = [note for file in files for note in readers.notes(file)]
     if readers.ending(files[0]) != ".txt":
         names = _text_columns(files[0], text_column, usual)
-        lines += [joined(names)] if names != tuple(usual) else []
+        lines += [joined(names)] if _to_be_said(names, usual) else []
     return tuple(lines)
 
 
 # ------------------------------------------------------------------------------------------------------------ one split
+
+
+def _to_be_said(text_columns: Sequence[str], usual: Sequence[str]) -> bool:
+    """Several columns always, one where it isn't the run's own."""
+    return len(text_columns) > 1 or tuple(text_columns) != tuple(usual)
 
 
 def _as_loaded(found: sources.Source, split: str) -> bool:
