@@ -30,6 +30,7 @@ CHOICES = {
     "lora_dropout_curve": ("constant", "linear", "cosine"),
     "class_weights": ("none", "sqrt", "balanced"),
     "optim": ("adamw_torch", "loraplus", "muon", "adafactor", "sgd"),
+    "engine": ("auto", "fast", "plain"),
     "precision": ("auto", "bf16", "fp16", "fp32"),
     "quantize": ("none", "4bit"),
     "metric_for_best_model": ("accuracy", "f1_macro"),
@@ -142,6 +143,7 @@ class Config:
     logging_steps: int = setting(20, "optimizer steps between lines of metrics.jsonl")
     train_sample_size: int = setting(500, "training rows on which accuracy, precision, recall and F1 are followed")
     time_limit: str = setting("", "90s, 10m or 1.5h from start to verdict; schedules then follow the clock [none]")
+    engine: str = setting("auto", "auto, fast: textlora's own blocks or an error, or plain: Hugging Face's")
     precision: str = setting("auto", "auto, bf16, fp16 (GPU only) or fp32")
     quantize: str = setting("none", "none, or 4bit (QLoRA): the base is held in NF4 while it trains; needs a CUDA GPU")
     seed: int = setting(0, "seed of weights, dropout and batch order")

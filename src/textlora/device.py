@@ -10,6 +10,19 @@ from torch import nn
 
 from textlora.errors import ResourceError, UsageError, closest
 
+# What oneDNN's names of instruction sets mean for us; those not listed, and none, limit nothing.
+ONEDNN_LEVELS = {
+    "SSE41": "avx2",
+    "AVX": "avx2",
+    "AVX2": "avx2",
+    "AVX2_VNNI": "avx2",
+    "AVX2_VNNI_2": "avx2",
+    "AVX512_CORE": "avx512",
+    "AVX512_CORE_VNNI": "avx512",
+    "AVX512_CORE_BF16": "avx512_bf16",
+    "AVX512_CORE_FP16": "avx512_bf16",
+}
+
 
 def pick_device() -> torch.device:
     """The accelerator that torch sees, or the CPU; the environment's TEXTLORA_DEVICE (cpu, cuda, mps) over both.
@@ -84,8 +97,24 @@ def _has_bitsandbytes() -> bool:
 def _fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    cpu = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return bool(cpu.get("amx_bf16") or cpu.get("avx512_bf16"))
+    return device.type == "cpu" and cpu_isa() in ("amx", "avx512_bf16")
+
+
+def cpu_isa() -> str:
+    """The widest instructions of this CPU that torch is told to use: amx, avx512_bf16, avx512, avx2, or "" for others.
+
+    ATEN_CPU_CAPABILITY lowers torch's own kernels and ONEDNN_MAX_CPU_ISA its matrix products; what we choose follows.
+    """
+    level, has = torch.backends.cpu.get_cpu_capability(), torch.cpu.get_capabilities()
+    found = {
+        "amx": level == "AVX512" and bool(has.get("amx_bf16")),
+        "avx512_bf16": level == "AVX512" and bool(has.get("avx512_bf16")),
+        "avx512": level == "AVX512",
+        "avx2": level in ("AVX512", "AVX2"),
+    }
+    most = ONEDNN_LEVELS.get(os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper(), "amx")
+    allowed = list(found)[list(found).index(most) :]
+    return next((isa for isa in allowed if found[isa]), "")
 
 
 def autocast(model: nn.Module) -> torch.autocast:

@@ -20,7 +20,7 @@ from scipy.special import softmax
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from textlora import data, device, meta, model, runs
+from textlora import data, device, engine, meta, model, runs
 from textlora.clean import clean
 from textlora.errors import DataError, GateError, UsageError
 from textlora.model import AdapterSettings
@@ -144,6 +144,7 @@ def load(
         allow_other_base=allow_other_base,
         dtype=device.compute_dtype(precision),
     )
+    engine.swap_in(loaded.model)
     return Predictor(loaded.model, load_tokenizer(loaded.tokenizer_folder), loaded.settings)
 
 

@@ -29,6 +29,7 @@ from textlora import (
     checkpoint,
     data,
     device,
+    engine,
     metrics,
     model,
     plots,
@@ -230,6 +231,7 @@ def _train_one(run: Run, prepared: Prepared, resume: bool, began: float, say: Sa
     """What comes after preparation, for one seed."""
     start = _resume_point(run, say) if resume else None
     beaten = _baselines(prepared, say)
+    running = engine.use(prepared.network, prepared.config.engine, say)
     clock = clock_for(prepared.config.time_limit_seconds, began, start)
     with trackers.writing(prepared.config.report_to, run, say):
         meter, trained = _fit(run, prepared, start, clock, say)
@@ -237,7 +239,7 @@ def _train_one(run: Run, prepared: Prepared, resume: bool, began: float, say: Sa
         say(_blend_bag(prepared, trained))
     _save_adapter(run, prepared, trained)
     _distrust(run, prepared, trained)
-    _finish(run, prepared, trained, meter, beaten, began, say)
+    _finish(run, prepared, trained, meter, beaten, running, began, say)
     return run
 
 
@@ -468,6 +470,8 @@ def _distrust(run: Run, prepared: Prepared, trained: PeftModel) -> None:
         dtype=prepared.dtype,
         quantize=prepared.config.quantize,
     )
+    if engine.swapped_in(trained):
+        engine.swap_in(loaded.model)
     sample = prepared.validation.take(range(min(CHECKED_TEXTS, prepared.validation.texts)))
     before, after = (predict.logits(network, sample, prepared.pad_id) for network in (trained, loaded.model))
     difference = float(np.abs(before - after).max())
@@ -480,7 +484,14 @@ def _distrust(run: Run, prepared: Prepared, trained: PeftModel) -> None:
 
 
 def _finish(
-    run: Run, prepared: Prepared, trained: PeftModel, meter: Meter, beaten: list[Baseline], began: float, say: Say
+    run: Run,
+    prepared: Prepared,
+    trained: PeftModel,
+    meter: Meter,
+    beaten: list[Baseline],
+    running: str,
+    began: float,
+    say: Say,
 ) -> None:
     """Judge on validation, write summary, card and pictures, seal the run, say the verdict."""
     rows = prepared.data.validation
@@ -504,7 +515,7 @@ def _finish(
         "planned_steps": meter.planned_steps,
         "total_seconds": round(time.monotonic() - began, 2),
         "peak_rss_bytes": runs.peak_rss_bytes(),
-        "engine": "plain",
+        "engine": running,
         "best_validation_accuracy": report.scores.accuracy,
         "best_validation_f1_macro": report.scores.f1_macro,
         "best_validation_loss": report.scores.loss,

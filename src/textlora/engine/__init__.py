@@ -1,0 +1,194 @@
+"""The fast path: an encoder's blocks with forward and way back written out, in place of Hugging Face's.
+
+`swap_in(model)` gives each block of a PeftModel another `forward`; modules, Parameters and their names stay what they
+were, so checkpoints, callbacks and saving don't notice, and `restore(model)` takes it back. It is an optimisation and
+never a semantics: what it doesn't cover stays plain, for a stated reason.
+
+    families.py   where a family keeps a block's parts      block.py       a block's forward and way back
+    product.py    a frozen matrix with its adapters         attention.py   softmax(q k^T) v, two ways
+    kernels.py    the C++ kernels of csrc/                  reference.py   the same in torch
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+
+from textlora.engine import kernels
+from textlora.engine.attention import Where, pick
+from textlora.engine.block import Parts, apply
+from textlora.engine.buffers import Buffers
+from textlora.engine.families import FAMILIES, Family
+from textlora.engine.product import Adapter, Kernels, Product
+from textlora.engine.reference import Norm
+from textlora.errors import UsageError
+
+ADAPTER = "default"  # PEFT's name of the one adapter that textlora's models have
+
+
+class NotCovered(Exception):
+    """Why a model runs plain."""
+
+
+def use(model: PeftModel, wanted: str, say: Callable[[str], None]) -> str:
+    """Run `model` as the setting `engine` wants it: auto, fast or plain. Returns which of the last two it is.
+
+    Raises UsageError if `fast` is wanted and the model isn't covered.
+    """
+    if wanted == "plain":
+        return "plain"
+    reason = swap_in(model)
+    if reason and wanted == "fast":
+        raise UsageError(f"the fast engine can't run this model: {reason}", "use --engine auto")
+    if reason:
+        say(f"engine: plain, {reason}")
+    return "plain" if reason else "fast"
+
+
+def swap_in(model: PeftModel) -> str:
+    """Give `model` the fast path. Returns "" if it has it now, else the reason why it runs plain."""
+    try:
+        blocks = _blocks(model)
+    except NotCovered as reason:
+        return str(reason)
+    scratch, compiled = Buffers(), kernels.load()
+    family = FAMILIES[_config(model).model_type]
+    for block in blocks:
+        block.forward = types.MethodType(_forward(_parts(block, family, model, compiled, scratch), family), block)
+    return ""
+
+
+def restore(model: PeftModel) -> None:
+    """Take the fast path back out."""
+    for module in model.modules():
+        if isinstance(module.__dict__.get("forward"), types.MethodType) and hasattr(module.forward, "textlora_engine"):
+            del module.forward
+
+
+def swapped_in(model: nn.Module) -> bool:
+    """Whether `model` runs on the fast path."""
+    return any(hasattr(module.__dict__.get("forward"), "textlora_engine") for module in model.modules())
+
+
+# ---------------------------------------------------------------------------------------------------- what is covered
+
+
+def _config(model: PeftModel) -> Any:
+    return model.get_base_model().config
+
+
+def _blocks(model: PeftModel) -> list[nn.Module]:
+    """The encoder's blocks. Raises NotCovered."""
+    config = _config(model)
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise NotCovered(f"it has no blocks for {config.model_type}")
+    weight = next(p for p in model.parameters() if not p.requires_grad)
+    if weight.device.type != "cpu" or weight.dtype not in (torch.bfloat16, torch.float32):
+        raise NotCovered(f"it is for bf16 and fp32 on CPUs, this is {weight.dtype} on {weight.device.type}")
+    if getattr(config, family.activation) != "gelu":
+        raise NotCovered(f"its activation is gelu, this base has {getattr(config, family.activation)}")
+    if getattr(config, "is_decoder", False) or getattr(config, "chunk_size_feed_forward", 0):
+        raise NotCovered("decoders and chunked feed-forward layers aren't covered")
+    network: Any = model.get_base_model()
+    encoder = getattr(network, network.base_model_prefix, network)
+    blocks = list(encoder.get_submodule(family.blocks))
+    for block in blocks:
+        _check(block)
+    return blocks
+
+
+def _check(block: nn.Module) -> None:
+    """Raises NotCovered for anything trained but plain LoRA on linears, and for dropout that isn't an adapter's."""
+    adapters: set[int] = set()
+    for name, module in block.named_modules():
+        if isinstance(module, LoraLinear):
+            _check_adapter(name, module)
+            adapters |= {id(p) for layers in (module.lora_A, module.lora_B) for p in layers.parameters()}
+            adapters |= {id(m) for m in module.lora_dropout.modules()}
+        elif isinstance(module, nn.Dropout) and module.p and id(module) not in adapters:
+            raise NotCovered("there is dropout in the frozen base")
+    if any(p.requires_grad and id(p) not in adapters for p in block.parameters()):
+        raise NotCovered("biases or norms are trained")
+
+
+def _check_adapter(name: str, module: LoraLinear) -> None:
+    if module.active_adapters != [ADAPTER] or module.merged or module.disable_adapters:
+        raise NotCovered(f"{name} has adapters merged, switched off or more than one")
+    if module.use_dora.get(ADAPTER) or module.lora_bias.get(ADAPTER) or module.fan_in_fan_out:
+        raise NotCovered(f"{name} has DoRA or biases in its adapter")
+    if not isinstance(module.base_layer, nn.Linear) or type(module.base_layer) is not nn.Linear:
+        raise NotCovered(f"{name} is held in {type(module.base_layer).__name__}")
+
+
+# ------------------------------------------------------------------------------------------------------ a block's parts
+
+
+def _parts(block: nn.Module, family: Family, model: PeftModel, compiled: Kernels, scratch: Buffers) -> Parts:
+    config = _config(model)
+    heads = getattr(config, family.heads)
+    qkv = _product(block, (family.query, family.key, family.value), compiled)
+    D = qkv.weight_NK.shape[1]
+    return Parts(
+        qkv=qkv,
+        out=_product(block, (family.out,), compiled),
+        up=_product(block, (family.up,), compiled),
+        down=_product(block, (family.down,), compiled),
+        norm_1=_norm(block, family.norm_1),
+        norm_2=_norm(block, family.norm_2),
+        heads=heads,
+        attention=pick(compiled, qkv.weight_NK.dtype, D // heads),
+        kernels=compiled,
+        scratch=scratch,
+    )
+
+
+def _product(block: nn.Module, paths: tuple[str, ...], compiled: Kernels) -> Product:
+    linears, adapters, start = [], [], 0
+    for path in paths:
+        module = block.get_submodule(path)
+        linear: Any = module.base_layer if isinstance(module, LoraLinear) else module
+        linears.append(linear)
+        if isinstance(module, LoraLinear):
+            a, b = (getattr(module, name)[ADAPTER].weight for name in ("lora_A", "lora_B"))
+            outputs = slice(start, start + linear.out_features)
+            adapters.append(Adapter(a, b, module.scaling[ADAPTER], module.lora_dropout[ADAPTER], outputs))
+        start += linear.out_features
+    return Product(linears, adapters, compiled)
+
+
+def _norm(block: nn.Module, path: str) -> Norm:
+    norm: Any = block.get_submodule(path)
+    return Norm(norm.weight.data.float(), norm.bias.data.float(), norm.eps)
+
+
+# ---------------------------------------------------------------------------------------------------- a block's forward
+
+
+def _forward(parts: Parts, family: Family) -> Callable[..., Any]:
+    def forward(
+        block: nn.Module, hidden_states: Tensor, attention_mask: Tensor | None = None, third: Any = None, **_: Any
+    ) -> Any:
+        position = third if family.position_bias else None
+        where = Where(_key_mask(attention_mask, hidden_states), None if position is None else position[0].float())
+        out_BSD = apply(parts, hidden_states.to(parts.qkv.weight_NK.dtype), where)
+        return (out_BSD,) if family.returns_tuple else out_BSD
+
+    forward.textlora_engine = True  # type: ignore[attr-defined]
+    return forward
+
+
+def _key_mask(mask: Tensor | None, hidden_BSD: Tensor) -> Tensor:
+    """What is added to the scores of each key, (B, S) in fp32, from transformers' (B, 1, S, S): of numbers or bools."""
+    if mask is None:
+        return torch.zeros(hidden_BSD.shape[:2])
+    keys_BS = mask[:, 0, 0, :]
+    if keys_BS.dtype == torch.bool:
+        return torch.zeros(keys_BS.shape).masked_fill_(~keys_BS, torch.finfo(torch.float32).min)
+    return keys_BS.float().contiguous()

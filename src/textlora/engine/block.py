@@ -1,0 +1,144 @@
+"""One encoder block as one autograd function: its forward and its way back, written out.
+
+A block is the post-norm transformer layer of BERT and its kin (Vaswani et al., arXiv 1706.03762; BERT, 1810.04805):
+
+    y = LayerNorm(x + W_o attention(x W_qkv));   out = LayerNorm(y + W_d gelu(y W_u))
+
+each W a frozen matrix with a bias and perhaps an adapter (product.py). What autograd would copy, cast and allocate anew
+in each step is written into buffers here, and what stands between two products is one kernel.
+
+B texts, S width, T = B x S tokens, D hidden, F feed-forward.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from textlora.engine.attention import ByProducts, InTiles, Sizes, Where
+from textlora.engine.buffers import Buffers
+from textlora.engine.product import Kernels, Low, Product
+from textlora.engine.reference import Norm
+
+
+@dataclass
+class Parts:
+    """What a block of any family consists of."""
+
+    qkv: Product
+    out: Product
+    up: Product
+    down: Product
+    norm_1: Norm
+    norm_2: Norm
+    heads: int
+    attention: InTiles | ByProducts
+    kernels: Kernels
+    scratch: Buffers  # of all blocks: what is done with before the next block begins
+    spare: list[Buffers] = field(default_factory=list)  # of this block: what lives until its way back
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        return [*self.qkv.trained, *self.out.trained, *self.up.trained, *self.down.trained]
+
+
+class Kept(NamedTuple):
+    """A block's activations, from its forward to its way back."""
+
+    x_TD: Tensor
+    scores: tuple[Tensor, ...]  # what the attention wants to see again
+    o_TD: Tensor  # attention's output
+    h1_TD: Tensor  # before the first norm, with its rows' mean and 1 / deviation
+    mean_1: Tensor
+    rstd_1: Tensor
+    y_TD: Tensor
+    slope_TF: Tensor  # gelu's derivative
+    g_TF: Tensor  # gelu's output
+    h2_TD: Tensor
+    mean_2: Tensor
+    rstd_2: Tensor
+    lows: tuple[Low | None, Low | None, Low | None, Low | None]  # of qkv, out, up, down
+
+
+def run(parts: Parts, x_TD: Tensor, where: Where, sizes: Sizes, keep: Buffers) -> tuple[Tensor, Kept]:
+    """The block's forward; all that `Kept` holds lies in `keep`."""
+    (T, D), dtype, k = x_TD.shape, x_TD.dtype, parts.kernels
+    F = parts.up.bias_N.numel()
+
+    def rows(name: str) -> Tensor:
+        return keep.take(name, (T,), torch.float32)
+
+    qkv_T3D = keep.take("qkv", (T, 3 * D), dtype)
+    low_qkv = parts.qkv.forward(x_TD, qkv_T3D)
+    o_TD = keep.take("o", (T, D), dtype)
+    scores = parts.attention.forward(o_TD, qkv_T3D, parts.qkv.bias_N, where, sizes, keep, parts.scratch)
+    h1_TD = keep.take("h1", (T, D), dtype)
+    low_out = parts.out.forward(o_TD, h1_TD)
+    y_TD, mean_1, rstd_1 = keep.take("y", (T, D), dtype), rows("mean_1"), rows("rstd_1")
+    k.norm_forward(y_TD, h1_TD, x_TD, parts.out.bias_N, parts.norm_1, mean_1, rstd_1)
+    z_TF, g_TF = keep.take("z", (T, F), dtype), keep.take("g", (T, F), dtype)
+    low_up = parts.up.forward(y_TD, z_TF)
+    k.gelu_forward(g_TF, z_TF, parts.up.bias_N)
+    h2_TD = keep.take("h2", (T, D), dtype)
+    low_down = parts.down.forward(g_TF, h2_TD)
+    out_TD, mean_2, rstd_2 = torch.empty_like(h2_TD), rows("mean_2"), rows("rstd_2")
+    k.norm_forward(out_TD, h2_TD, y_TD, parts.down.bias_N, parts.norm_2, mean_2, rstd_2)
+    lows = low_qkv, low_out, low_up, low_down
+    return out_TD, Kept(x_TD, scores, o_TD, h1_TD, mean_1, rstd_1, y_TD, z_TF, g_TF, h2_TD, mean_2, rstd_2, lows)
+
+
+def run_back(
+    parts: Parts, dout_TD: Tensor, kept: Kept, sizes: Sizes, wants_dx: bool
+) -> tuple[Tensor | None, list[Tensor]]:
+    """The gradients at the block's input (None unless wanted) and of its adapters, in the order of `Parts.trained`."""
+    (T, D), dtype, k, scratch = dout_TD.shape, dout_TD.dtype, parts.kernels, parts.scratch
+    F = parts.up.bias_N.numel()
+    dh2_TD, dg_TF = scratch.take("dh2", (T, D), dtype), scratch.take("wide", (T, F), dtype)
+    k.norm_backward(dh2_TD, dout_TD, None, kept.h2_TD, parts.norm_2, kept.mean_2, kept.rstd_2)
+    down = parts.down.backward(dh2_TD, kept.g_TF, kept.lows[3], dg_TF)
+    k.multiply(dg_TF, kept.slope_TF)
+    dy_TD = scratch.take("dy", (T, D), dtype)
+    up = parts.up.backward(dg_TF, kept.y_TD, kept.lows[2], dy_TD)
+    dh1_TD = torch.empty_like(dy_TD)  # becomes dx: the residual's gradient is where the input's begins
+    k.norm_backward(dh1_TD, dy_TD, dh2_TD, kept.h1_TD, parts.norm_1, kept.mean_1, kept.rstd_1)
+    do_TD = scratch.take("dy", (T, D), dtype)
+    out = parts.out.backward(dh1_TD, kept.o_TD, kept.lows[1], do_TD)
+    dqkv_T3D = scratch.take("wide", (T, 3 * D), dtype)
+    parts.attention.backward(dqkv_T3D, do_TD, kept.scores, sizes, scratch)
+    qkv = parts.qkv.backward(dqkv_T3D, kept.x_TD, kept.lows[0], dh1_TD if wants_dx else None, add=True)
+    return dh1_TD if wants_dx else None, [*qkv, *out, *up, *down]
+
+
+class Block(torch.autograd.Function):
+    """(x_BSD, where, parts, *parts.trained) -> (B, S, D)."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BSD: Tensor, where: Where, parts: Parts, *trained: Tensor) -> Tensor:
+        B, S, D = x_BSD.shape
+        ctx.parts, ctx.sizes = parts, Sizes(B, parts.heads, S, D // parts.heads)
+        ctx.keep = parts.spare.pop() if parts.spare else Buffers()
+        x_TD = x_BSD.detach().reshape(B * S, D)
+        out_TD, ctx.kept = run(parts, x_TD, where, ctx.sizes, ctx.keep)
+        return out_TD.view(B, S, D)
+
+    @staticmethod
+    def backward(ctx: Any, dout_BSD: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        B, S, D = dout_BSD.shape
+        dout_TD = dout_BSD.reshape(B * S, D).contiguous()
+        dx_TD, trained = run_back(ctx.parts, dout_TD, ctx.kept, ctx.sizes, ctx.needs_input_grad[0])
+        ctx.parts.spare.append(ctx.keep)
+        ctx.keep = ctx.kept = None
+        return (None if dx_TD is None else dx_TD.view(B, S, D)), None, None, *trained
+
+
+def apply(parts: Parts, x_BSD: Tensor, where: Where) -> Tensor:
+    """The block on a batch; activations are kept only if there is something to train."""
+    trained = parts.trained
+    if torch.is_grad_enabled() and (trained or x_BSD.requires_grad):
+        return Block.apply(x_BSD, where, parts, *trained)  # type: ignore[no-any-return]
+    B, S, D = x_BSD.shape
+    sizes = Sizes(B, parts.heads, S, D // parts.heads)
+    return run(parts, x_BSD.detach().reshape(B * S, D), where, sizes, parts.scratch)[0].view(B, S, D)

@@ -1,0 +1,194 @@
+// What stands between the matrix products of an encoder block. Each kernel is made for bf16 and fp32 storage, sums in
+// fp32, and has a twin in reference.py, in torch, which says what it computes and is what its test compares it with.
+//
+// T tokens (texts x width), D features, B texts, H heads, S width, K features of a head.
+
+#include "vectors.h"
+
+// out = gelu(z + bias), and z becomes the derivative there. z, out (T, D), bias (D).
+// The normal distribution's integral is Abramowitz and Stegun's 7.1.26, with an error of at most 1.5e-7.
+template <class N> static void gelu_forward(N *out, N *z, const float *bias, i64 T, i64 D) {
+#pragma omp parallel for schedule(static)
+    for (i64 t = 0; t < T; t++)
+        over(D, [&](i64 d, auto n) {
+            vf x = load(z + t * D + d, n) + load(bias + d, n);
+            vf size = (x < 0 ? -x : x) * 0.70710678f;
+            vf s = reciprocal(1.0f + 0.3275911f * size);
+            vf density = exp(-size * size);
+            vf tail = s * (0.254829592f + s * (-0.284496736f + s * (1.421413741f + s * (-1.453152027f + s * 1.061405429f))));
+            tail *= 0.5f * density;
+            vf integral = x < 0 ? tail : 1.0f - tail;
+            store(out + t * D + d, x * integral, n);
+            store(z + t * D + d, integral + x * density * 0.39894228f, n);
+        });
+}
+
+// to *= by, number by number; both (T, D).
+template <class N> static void multiply(N *to, const N *by, i64 T, i64 D) {
+#pragma omp parallel for schedule(static)
+    for (i64 t = 0; t < T; t++)
+        over(D, [&](i64 d, auto n) { store(to + t * D + d, load(to + t * D + d, n) * load(by + t * D + d, n), n); });
+}
+
+// h += bias + residual, in place, and y = LayerNorm(h); mean and 1 / deviation of each row (T) are for the way back.
+template <class N>
+static void norm_forward(N *y, N *h, const N *residual, const float *bias, const float *gamma, const float *beta,
+                         float *mean, float *rstd, float eps, i64 T, i64 D) {
+#pragma omp parallel for schedule(static)
+    for (i64 t = 0; t < T; t++) {
+        N *row = h + t * D;
+        vf sums = all(0), squares = all(0);
+        over(D, [&](i64 d, auto n) {
+            store(row + d, load(row + d, n) + load(bias + d, n) + load(residual + t * D + d, n), n);
+            sums += load(row + d, n);
+        });
+        float m = sum(sums) / D;
+        over(D, [&](i64 d, auto n) {
+            vf x = first(load(row + d, n) - m, n, 0);
+            squares += x * x;
+        });
+        float r = 1.0f / std::sqrt(sum(squares) / D + eps);
+        over(D, [&](i64 d, auto n) {
+            store(y + t * D + d, (load(row + d, n) - m) * r * load(gamma + d, n) + load(beta + d, n), n);
+        });
+        mean[t] = m;
+        rstd[t] = r;
+    }
+}
+
+// dh = the gradient at LayerNorm's input h, from dy + more at its output; `more` may be null, dh may be dy.
+template <class N>
+static void norm_backward(N *dh, const N *dy, const N *more, const N *h, const float *mean, const float *rstd,
+                          const float *gamma, i64 T, i64 D) {
+#pragma omp parallel for schedule(static)
+    for (i64 t = 0; t < T; t++) {
+        float g[D], m = mean[t], r = rstd[t];
+        vf sums = all(0), along = all(0);
+        over(D, [&](i64 d, auto n) {
+            vf x = load(dy + t * D + d, n);
+            if (more) x += load(more + t * D + d, n);
+            x *= load(gamma + d, n);
+            store(g + d, x, n);
+            sums += x;
+            along += x * (load(h + t * D + d, n) - m);
+        });
+        float a = sum(sums) / D, b = sum(along) * r * r / D;
+        over(D, [&](i64 d, auto n) {
+            store(dh + t * D + d, (load(g + d, n) - a - (load(h + t * D + d, n) - m) * b) * r, n);
+        });
+    }
+}
+
+// p = softmax(scale * p + position + mask) over each row, in place: p (B, H, S, S), mask (B, S) for a row's keys,
+// position (H, S, S) or null.
+template <class N>
+static void softmax_forward(N *p, const float *mask, const float *position, float scale, i64 B, i64 H, i64 S) {
+#pragma omp parallel for schedule(static) collapse(2)
+    for (i64 bh = 0; bh < B * H; bh++)
+        for (i64 q = 0; q < S; q++) {
+            N *row = p + (bh * S + q) * S;
+            const float *keys = mask + bh / H * S, *places = position ? position + (bh % H * S + q) * S : nullptr;
+            float x[S + W];
+            vf tops = all(-INFINITY), sums = all(0);
+            over(S, [&](i64 s, auto n) {
+                vf v = load(row + s, n) * scale + load(keys + s, n);
+                if (places) v += load(places + s, n);
+                v = first(v, n, -INFINITY);
+                tops = v > tops ? v : tops;
+                store(x + s, v, Full{});
+            });
+            float most = largest(tops);
+            over(S, [&](i64 s, auto n) {
+                vf v = first(exp(load(x + s, Full{}) - most), n, 0);
+                sums += v;
+                store(x + s, v, Full{});
+            });
+            float by = 1.0f / sum(sums);
+            over(S, [&](i64 s, auto n) { store(row + s, load(x + s, Full{}) * by, n); });
+        }
+}
+
+// dp = scale * p * (dp - sum(dp * p)) over each row, in place: the gradient at softmax's input, before its scale.
+template <class N> static void softmax_backward(N *dp, const N *p, float scale, i64 rows, i64 S) {
+#pragma omp parallel for schedule(static)
+    for (i64 row = 0; row < rows; row++) {
+        const N *shares = p + row * S;
+        N *to = dp + row * S;
+        vf sums = all(0);
+        over(S, [&](i64 s, auto n) { sums += load(to + s, n) * load(shares + s, n); });
+        float along = sum(sums);
+        over(S, [&](i64 s, auto n) { store(to + s, load(shares + s, n) * scale * (load(to + s, n) - along), n); });
+    }
+}
+
+// heads (n, B, H, S, K) = rows (B * S, n * H * K) + bias (n * H * K, or null); n = 3 for query, key, value together.
+template <class N>
+static void split_heads(N *heads, const N *rows, const float *bias, i64 n, i64 B, i64 H, i64 S, i64 K) {
+#pragma omp parallel for schedule(static)
+    for (i64 b = 0; b < B; b++)
+        for (i64 i = 0; i < n; i++)
+            for (i64 h = 0; h < H; h++) {
+                N *to = heads + ((i * B + b) * H + h) * S * K;
+                const N *from = rows + b * S * n * H * K + (i * H + h) * K;
+                const float *add = bias ? bias + (i * H + h) * K : nullptr;
+                for (i64 s = 0; s < S; s++, to += K, from += n * H * K)
+                    over(K, [&](i64 k, auto m) {
+                        vf x = load(from + k, m);
+                        store(to + k, add ? x + load(add + k, m) : x, m);
+                    });
+            }
+}
+
+// rows (B * S, n * H * K) = heads (n, B, H, S, K).
+template <class N> static void join_heads(N *rows, const N *heads, i64 n, i64 B, i64 H, i64 S, i64 K) {
+#pragma omp parallel for schedule(static)
+    for (i64 b = 0; b < B; b++)
+        for (i64 i = 0; i < n; i++)
+            for (i64 h = 0; h < H; h++) {
+                N *to = rows + b * S * n * H * K + (i * H + h) * K;
+                const N *from = heads + ((i * B + b) * H + h) * S * K;
+                for (i64 s = 0; s < S; s++, from += K, to += n * H * K) std::memcpy(to, from, K * sizeof(N));
+            }
+}
+
+// to = (add ? to : 0) + from where chance lets it through, times `by`; elsewhere from counts as 0. All (T, D).
+// A number's chance is a hash of its place and the seed (MurmurHash3's finalizer), so the way back draws the same.
+template <class N>
+static void dropout(N *to, const N *from, uint32_t seed, uint32_t below, float by, i64 add, i64 T, i64 D) {
+#pragma omp parallel for schedule(static)
+    for (i64 t = 0; t < T; t++)
+        over(D, [&](i64 d, auto n) {
+            typedef uint32_t vu __attribute__((vector_size(4 * W)));
+            vu hash;
+            for (int i = 0; i < W; i++) hash[i] = uint32_t(i);
+            hash = (hash + uint32_t(t * D + d)) * 0x9e3779b9u + seed;
+            hash = (hash ^ (hash >> 16)) * 0x85ebca6bu;
+            hash = (hash ^ (hash >> 13)) * 0xc2b2ae35u;
+            hash ^= hash >> 16;
+            vf x = hash < below ? all(0) : load(from + t * D + d, n) * by;
+            store(to + t * D + d, add ? load(to + t * D + d, n) + x : x, n);
+        });
+}
+
+// ------------------------------------------------------------------------------------------- names that ctypes finds
+
+#define EXPORT(NAME, ...) extern "C" void NAME##_bf16 __VA_ARGS__(bf16) extern "C" void NAME##_fp32 __VA_ARGS__(float)
+#define GELU_FORWARD(N) (N *o, N *z, const float *b, i64 T, i64 D) { gelu_forward(o, z, b, T, D); }
+#define MULTIPLY(N) (N *to, const N *by, i64 T, i64 D) { multiply(to, by, T, D); }
+#define NORM_FORWARD(N) (N *y, N *h, const N *x, const float *b, const float *g, const float *e, float *m, float *r, float eps, i64 T, i64 D) { norm_forward(y, h, x, b, g, e, m, r, eps, T, D); }
+#define NORM_BACKWARD(N) (N *o, const N *y, const N *more, const N *h, const float *m, const float *r, const float *g, i64 T, i64 D) { norm_backward(o, y, more, h, m, r, g, T, D); }
+#define SOFTMAX_FORWARD(N) (N *p, const float *m, const float *places, float by, i64 B, i64 H, i64 S) { softmax_forward(p, m, places, by, B, H, S); }
+#define SOFTMAX_BACKWARD(N) (N *d, const N *p, float by, i64 rows, i64 S) { softmax_backward(d, p, by, rows, S); }
+#define SPLIT_HEADS(N) (N *to, const N *rows, const float *b, i64 n, i64 B, i64 H, i64 S, i64 K) { split_heads(to, rows, b, n, B, H, S, K); }
+#define JOIN_HEADS(N) (N *rows, const N *from, i64 n, i64 B, i64 H, i64 S, i64 K) { join_heads(rows, from, n, B, H, S, K); }
+#define DROPOUT(N) (N *to, const N *from, uint32_t seed, uint32_t below, float by, i64 add, i64 T, i64 D) { dropout(to, from, seed, below, by, add, T, D); }
+
+EXPORT(gelu_forward, GELU_FORWARD)
+EXPORT(multiply, MULTIPLY)
+EXPORT(norm_forward, NORM_FORWARD)
+EXPORT(norm_backward, NORM_BACKWARD)
+EXPORT(softmax_forward, SOFTMAX_FORWARD)
+EXPORT(softmax_backward, SOFTMAX_BACKWARD)
+EXPORT(split_heads, SPLIT_HEADS)
+EXPORT(join_heads, JOIN_HEADS)
+EXPORT(dropout, DROPOUT)

@@ -1,0 +1,172 @@
+"""The kernels of csrc/, compiled once for this machine and called through ctypes; without a compiler, torch twins.
+
+`Native` and reference.Reference have the same methods. The compiled file lies in the user's cache, named by the hash of
+its source, flags and compiler: a new version, compiler or instruction set makes a new one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from textlora import device
+from textlora.engine.reference import Norm, Reference
+
+log = logging.getLogger("textlora")
+
+SOURCES = Path(__file__).parent / "csrc"
+# No fast-math: a NaN must stay one. libgomp isn't linked: the symbols are torch's own, and so are the threads.
+FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-w")
+AVX2 = ("-mavx2", "-mfma")
+AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq")
+ISA_FLAGS = {
+    "avx2": AVX2,
+    "avx512": AVX512,
+    "avx512_bf16": (*AVX512, "-mavx512bf16"),
+    "amx": (*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
+}
+SECONDS = 120  # after which a compiler is given up; it takes about one
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept: TEXTLORA_CACHE, else textlora/ in the user's cache folder."""
+    named = os.environ.get("TEXTLORA_CACHE")
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "textlora"
+
+
+@cache
+def load() -> Native | Reference:
+    """The fastest kernels that this machine can have; a log line says why if those are torch's."""
+    try:
+        return Native(compiled(device.cpu_isa()))
+    except (OSError, subprocess.SubprocessError, RuntimeError) as error:
+        log.info("the engine's C++ kernels aren't used (%s): their torch twins are", error)
+        return Reference()
+
+
+def compiled(isa: str) -> Path:
+    """The shared library for a CPU of this kind (device.cpu_isa), compiled if the cache lacks it.
+
+    Raises RuntimeError where there is no compiler, or none that knows the flags.
+    """
+    if sys.platform != "linux" or isa not in ISA_FLAGS:
+        raise RuntimeError(f"none are written for {sys.platform} on {platform.machine()}")
+    compiler = shutil.which(os.environ.get("CXX") or "g++") or shutil.which("c++") or shutil.which("clang++")
+    if not compiler:
+        raise RuntimeError("there is no C++ compiler; install g++ for about twice the speed")
+    files = sorted(SOURCES.iterdir())
+    flags = (*FLAGS, *ISA_FLAGS[isa])
+    digest = hashlib.sha256("\0".join((*flags, compiler, str(Path(compiler).resolve().stat().st_mtime))).encode())
+    for file in files:
+        digest.update(file.read_bytes())
+    library = cache_folder() / f"kernels-{digest.hexdigest()[:16]}.so"
+    if not library.exists():
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:  # another process may be compiling the same
+            objects = [_compile([compiler, *flags], file, Path(folder)) for file in files if file.suffix == ".cpp"]
+            built = Path(folder) / library.name
+            _run([compiler, "-shared", "-o", str(built), *map(str, objects)])
+            built.replace(library)
+    return library
+
+
+def _compile(compiler: list[str], file: Path, folder: Path) -> Path:
+    made = folder / f"{file.stem}.o"
+    _run([*compiler, "-c", str(file), "-o", str(made)])
+    return made
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} failed: {(done.stderr.strip() or 'no message').splitlines()[0][:200]}")
+
+
+# ------------------------------------------------------------------------------------------------------------- calls
+
+
+def _argument(value: Any) -> Any:
+    if value is None or isinstance(value, Tensor):
+        return None if value is None else ctypes.c_void_p(value.data_ptr())
+    return ctypes.c_float(value) if isinstance(value, float) else ctypes.c_int64(value)
+
+
+class Native:
+    """The compiled kernels. Tensors are contiguous, of one type (bf16 or fp32); biases, norms and masks are fp32."""
+
+    def __init__(self, library: Path) -> None:
+        self.library = ctypes.CDLL(str(library))
+        self.tiles = bool(self.library.tiles_allowed())  # AMX: attention in one pass, for bf16
+
+    def _call(self, name: str, typed: Tensor, *arguments: Any) -> None:
+        kernel = getattr(self.library, name + ("_bf16" if typed.dtype == torch.bfloat16 else "_fp32"))
+        kernel(*map(_argument, (typed, *arguments)))
+
+    def gelu_forward(self, out_TD: Tensor, z_TD: Tensor, bias_D: Tensor) -> None:
+        self._call("gelu_forward", out_TD, z_TD, bias_D, *z_TD.shape)
+
+    def multiply(self, to_TD: Tensor, by_TD: Tensor) -> None:
+        self._call("multiply", to_TD, by_TD, *to_TD.shape)
+
+    def norm_forward(
+        self,
+        y_TD: Tensor,
+        h_TD: Tensor,
+        residual_TD: Tensor,
+        bias_D: Tensor,
+        norm: Norm,
+        mean_T: Tensor,
+        rstd_T: Tensor,
+    ) -> None:
+        scales = norm.gamma_D, norm.beta_D, mean_T, rstd_T, float(norm.eps)
+        self._call("norm_forward", y_TD, h_TD, residual_TD, bias_D, *scales, *h_TD.shape)
+
+    def norm_backward(
+        self,
+        dh_TD: Tensor,
+        dy_TD: Tensor,
+        more_TD: Tensor | None,
+        h_TD: Tensor,
+        norm: Norm,
+        mean_T: Tensor,
+        rstd_T: Tensor,
+    ) -> None:
+        self._call("norm_backward", dh_TD, dy_TD, more_TD, h_TD, mean_T, rstd_T, norm.gamma_D, *h_TD.shape)
+
+    def softmax_forward(self, p_BHSS: Tensor, mask_BS: Tensor, position_HSS: Tensor | None, scale: float) -> None:
+        self._call("softmax_forward", p_BHSS, mask_BS, position_HSS, scale, *p_BHSS.shape[:3])
+
+    def softmax_backward(self, dp_BHSS: Tensor, p_BHSS: Tensor, scale: float) -> None:
+        S = p_BHSS.shape[-1]
+        self._call("softmax_backward", dp_BHSS, p_BHSS, scale, p_BHSS.numel() // S, S)
+
+    def split_heads(self, heads_nBHSK: Tensor, rows: Tensor, bias: Tensor | None) -> None:
+        self._call("split_heads", heads_nBHSK, rows, bias, *heads_nBHSK.shape)
+
+    def join_heads(self, rows: Tensor, heads_nBHSK: Tensor) -> None:
+        self._call("join_heads", rows, heads_nBHSK, *heads_nBHSK.shape)
+
+    def dropout(self, to_TD: Tensor, from_TD: Tensor, seed: int, p: float, add: bool) -> None:
+        below, by = int(p * 2**32), 1 / (1 - p)
+        self._call("dropout", to_TD, from_TD, seed, below, by, int(add), *from_TD.shape)
+
+    def attention_forward(self, out: Tensor, tops: Tensor, bys: Tensor, qkv: Tensor, *others: Any) -> None:
+        self.library.attention_forward(*map(_argument, (out, tops, bys, qkv, *others)))
+
+    def attention_backward(
+        self, dqkv: Tensor, dout: Tensor, tops: Tensor, bys: Tensor, qkv: Tensor, *others: Any
+    ) -> None:
+        self.library.attention_backward(*map(_argument, (dqkv, dout, tops, bys, qkv, *others)))
