@@ -87,6 +87,10 @@ def train_says_what_was_joined_cut_and_weighted(hour: Hour, desk: Path) -> None:
     assert sum(int(count) for count, _ in cut) == threads == 3
 
     assert "class weights sqrt" in said
+    weights = re.search(r"weighted by label: one of (.+) (\S+) \((\d+) rows\), one of Billing (\S+) \(180 rows\)", said)
+    assert weights
+    assert weights[1] in tickets.QUEUES
+    assert float(weights[2]) / float(weights[4]) == pytest.approx((180 / int(weights[3])) ** 0.5, rel=0.02)
 
     summary = json.loads((desk / "runs/mine/summary.json").read_text())
     assert summary["best_validation_accuracy"] > summary["baselines"]["majority"] + 0.2

@@ -47,7 +47,8 @@ from textlora.config import Config
 from textlora.data import Data, Split
 from textlora.errors import GateError, UsageError
 from textlora.evaluate import Report, judge, verdict
-from textlora.fitting import Facts, fitted
+from textlora.fitting import COVERED, Facts, fitted
+from textlora.longtext import TRUNCATE
 from textlora.model import AdapterSettings
 from textlora.repeats import train_seeds
 from textlora.runs import Run
@@ -77,6 +78,7 @@ class Prepared:
     tokenizer: Any
     train: Tokens
     validation: Tokens
+    label_weights: torch.Tensor | None  # (C,) in the loss
     dtype: torch.dtype
     build_seconds: float
 
@@ -115,9 +117,10 @@ def prepare(config: Config, say: Say, rows: Data | None = None) -> Prepared:
     ids = [_whole(config, tokenizer, split) for split in splits]
     longest = bases.shapes(base, config.base_weights).longest_text
     config, lines = fitted(_fitting_length(config, longest, say), _facts(rows, ids[0], longest, plan))
-    for line in lines:
+    weights = label_weights(rows.train.labels, len(rows.label_names), config.class_weights)
+    train, validation = (fit(of, frame(tokenizer), config.max_length, config.long_text) for of in ids)
+    for line in (*lines, *_weights_lines(rows.train, weights), *_cut_lines(train, validation)):
         say(line)
-    train, validation = (_tokens(config, tokenizer, split.name, i, say) for split, i in zip(splits, ids, strict=True))
     began = time.monotonic()
     network, base_sha256 = model.build(config, plan, rows.label_names, dtype)
     return Prepared(
@@ -130,6 +133,7 @@ def prepare(config: Config, say: Say, rows: Data | None = None) -> Prepared:
         tokenizer=tokenizer,
         train=train,
         validation=validation,
+        label_weights=weights,
         dtype=dtype,
         build_seconds=time.monotonic() - began,
     )
@@ -160,10 +164,23 @@ def _whole(config: Config, tokenizer: Any, split: Split) -> list[np.ndarray]:
     return whole(tokenizer, [clean(text, config.cleaning) for text in split.texts])
 
 
-def _tokens(config: Config, tokenizer: Any, name: str, texts: list[np.ndarray], say: Say) -> Tokens:
-    tokens = fit(texts, frame(tokenizer), config.max_length, config.long_text)
-    say(f"  {tokens.cut.line(name)}")
-    return tokens
+def _weights_lines(train: Split, weights_C: torch.Tensor | None) -> list[str]:
+    """What a row of the rarest and one of the most frequent label weigh in the loss."""
+    if weights_C is None:
+        return []
+    counts = np.bincount(train.labels, minlength=len(weights_C))
+    rarest, most = int(np.where(counts, counts, counts.max() + 1).argmin()), int(counts.argmax())
+    weigh = (f"one of {train.label_names[i]} {weights_C[i]:.2f} ({counts[i]:,} rows)" for i in (rarest, most))
+    return [f"  rows are weighted by label: {', '.join(weigh)}"]
+
+
+def _cut_lines(train: Tokens, validation: Tokens) -> list[str]:
+    """How many texts are cut; where the base's limit cuts many of them, what reads more."""
+    cuts = {"train": train.cut, "validation": validation.cut}
+    lines = [f"  {cut.line(name)}" for name, cut in cuts.items()]
+    if train.cut.mode == TRUNCATE and train.cut.longer > (1 - COVERED) * train.texts:
+        lines.append("  the end of long texts isn't read: --long-text head-tail reads it, window-mean reads everything")
+    return lines
 
 
 def _facts(rows: Data, train: list[np.ndarray], longest: int, plan: Plan) -> Facts:
@@ -312,7 +329,7 @@ def _baselines(prepared: Prepared, say: Say) -> list[Baseline]:
     steps, (train, validation) = prepared.config.cleaning, (prepared.data.train, prepared.data.validation)
     texts, held = ([clean(text, steps) for text in split.texts] for split in (train, validation))
     fitted = baseline.fit_baselines(texts, train.labels, held, validation.labels, len(prepared.labels))
-    say("to beat: " + ", ".join(f"{b.name} {b.accuracy:.4f} ({b.seconds:.0f} s)" for b in fitted))
+    say("to beat: " + "; ".join(f"{b.name}, accuracy {b.accuracy:.4f}, macro-F1 {b.f1_macro:.4f}" for b in fitted))
     return fitted
 
 
@@ -322,7 +339,6 @@ def _fit(run: Run, prepared: Prepared, start: Path | None, clock: Clock | None, 
     args = arguments(config, run, prepared.dtype)
     meter, stopper = Meter(), StopOnInterrupt()
     batches, texts_per_step = batches_of(config, prepared.train, args.world_size)
-    weights = label_weights(prepared.data.train.labels, len(prepared.labels), config.class_weights)
     pace = clock.place if clock else by_steps
     dropout = DropoutScheduler(network, config.lora_dropout, config.lora_dropout_end, config.lora_dropout_curve, pace)
     progress = Progress(say, lambda: clock.left) if clock else Progress(say)
@@ -340,7 +356,7 @@ def _fit(run: Run, prepared: Prepared, start: Path | None, clock: Clock | None, 
         train_dataset=Rows(prepared.train, prepared.data.train.labels),
         eval_dataset=Rows(prepared.validation, prepared.data.validation.labels),
         data_collator=Collator(prepared.pad_id),
-        compute_loss_func=step_loss(texts_per_step, config.label_smoothing_factor, weights),
+        compute_loss_func=step_loss(texts_per_step, config.label_smoothing_factor, prepared.label_weights),
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
@@ -359,12 +375,11 @@ def _fit(run: Run, prepared: Prepared, start: Path | None, clock: Clock | None, 
 
 def _blend_bag(prepared: Prepared, trained: PeftModel) -> str:
     """Fit a bag of tokens and blend it into the best weights: the adapter is whole before it is saved."""
-    labels = prepared.data.train.labels
-    weights_C = label_weights(labels, len(prepared.labels), prepared.config.class_weights)
+    weights_C = prepared.label_weights
     return blend_bag(
         trained,
         prepared.train,
-        labels,
+        prepared.data.train.labels,
         prepared.validation,
         prepared.data.validation.labels,
         prepared.pad_id,
@@ -531,9 +546,8 @@ def _finish(
     run.seal()
     if prepared.config.time_limit:
         say(f"time limit {prepared.config.time_limit}: {meter.steps} of {meter.planned_steps} planned steps")
-    say(
-        f"trained {meter.texts:.0f} texts in {meter.seconds:.0f} s ({summary['train_samples_per_second']:.0f} a second)"
-    )
+    rate = summary["train_samples_per_second"]
+    say(f"trained {meter.texts:,.0f} texts in {meter.seconds:.0f} s ({rate:.0f} a second)")
     for line in lines:
         say(line)
 
