@@ -12,7 +12,8 @@ from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
 from textlora import model as models
 from textlora.config import Config
-from textlora.train import Prepared, prepare, train
+from textlora.prepare import Prepared, prepare
+from textlora.train import train
 
 
 def quiet(_: str) -> None:

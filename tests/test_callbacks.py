@@ -70,7 +70,7 @@ def test_the_adapters_dropout_follows_the_curve_and_the_bases_stays(steps, start
 
 def test_every_adapter_of_a_real_model_is_scheduled(tiny_config):
     from textlora import model as models
-    from textlora.train import plan_for
+    from textlora.prepare import plan_for
 
     config = tiny_config(lora_dropout=0.15, lora_dropout_end=0.05, lora_dropout_curve="linear", base_dropout=0.1)
     plan = plan_for(config, 4)
@@ -84,7 +84,7 @@ def test_every_adapter_of_a_real_model_is_scheduled(tiny_config):
 
 def test_a_rising_dropout_from_zero_has_modules_to_set(tiny_config):
     from textlora import model as models
-    from textlora.train import plan_for
+    from textlora.prepare import plan_for
 
     config = tiny_config(lora_dropout=0.0, lora_dropout_end=0.2, lora_dropout_curve="cosine")
     network, _ = models.build(config, plan_for(config, 4), ("a", "b", "c", "d"), torch.float32)

@@ -25,8 +25,8 @@ from transformers.utils import logging as hf_logging
 from textlora import device, predict
 from textlora import model as models
 from textlora.errors import DamagedError, ResourceError, UsageError
+from textlora.prepare import plan_for
 from textlora.tokens import Collator
-from textlora.train import plan_for
 
 LABELS = ("World", "Sports", "Business", "Sci/Tech")
 HEADS = [("full", "cls"), ("linear", "cls"), ("linear", "mean"), ("low-rank", "cls"), ("low-rank", "mean")]

@@ -11,8 +11,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from textlora import checkpoint, optim
 from textlora import model as models
 from textlora.config import CHOICES
+from textlora.prepare import plan_for
 from textlora.tokens import Collator
-from textlora.train import plan_for
 
 NAMES = CHOICES["optim"]
 RATES = {"loraplus": 1e-3, "sgd": 0.05}  # of a tiny base; 5e-3 for the rest

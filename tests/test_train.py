@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
@@ -15,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import CORPUS, corpus_rows
+from conftest import CORPUS
 from plain_trainer import assert_first_losses_equal_the_plain_trainers
 
 from textlora import config as configs
@@ -23,7 +22,7 @@ from textlora import model as models
 from textlora import runs
 from textlora.errors import BudgetError, GateError, UsageError
 from textlora.runs import Run
-from textlora.train import prepare, train
+from textlora.train import train
 from textlora.trainer import label_weights, step_loss
 
 needs_kill = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
@@ -186,31 +185,6 @@ def test_a_run_is_not_resumed_on_other_data(trained, tiny_config, tmp_path):
     with pytest.raises(UsageError, match="the data isn't what"):
         train(tiny_config("bert", data=str(CORPUS / "test.csv")), out=tmp_path / "run", resume=True, say=quiet)
     assert Run(tmp_path / "run").metrics() == Run(trained("bert")).metrics()  # refused, and nothing lost
-
-
-def test_preparation_says_how_rows_are_weighted_what_is_cut_and_what_would_read_it(tiny_config, tmp_path):
-    rows = [row for row in corpus_rows("train") if row["label"] == "World"][:40]
-    rows += [row for row in corpus_rows("train") if row["label"] == "Sports"][:10]
-    with (tmp_path / "skewed.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ("text", "label"), extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-    skewed = {"data": str(tmp_path / "skewed.csv"), "class_weights": "sqrt", "max_length": 16}
-    said: list[str] = []
-    found = prepare(tiny_config("bert", **skewed), said.append)
-    weights, counts = found.label_weights, np.bincount(found.data.train.labels)
-    assert counts.tolist() == [9, 36]
-    words = f"one of Sports {weights[0]:.2f} (9 rows), one of World {weights[1]:.2f} (36 rows)"
-    assert f"  rows are weighted by label: {words}" in said
-    assert weights[0] == pytest.approx(2 * weights[1].item())
-    assert any("45 train texts" in line and "cut at 16 tokens" in line for line in said)
-    assert "--long-text head-tail" in said[-1]
-    said.clear()
-    prepare(tiny_config("bert", **skewed | {"long_text": "window-mean", "class_weights": "none"}), said.append)
-    assert not any("--long-text" in line or "weighted" in line for line in said)
-    said.clear()
-    prepare(tiny_config("bert", **skewed | {"max_length": 128}), said.append)
-    assert not any("--long-text" in line for line in said)
 
 
 def test_over_budget_stops_before_anything_is_written(tiny_config, tmp_path):

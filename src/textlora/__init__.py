@@ -2,7 +2,7 @@
 
     cli -> train -> evaluate -> predict -> model -> tokens -> data, budget, metrics, runs -> bases -> config -> errors
 
-Five stops of a run: `config.load`, `train.prepare` (data, plan, tokens, model), `trainer.TextTrainer`,
+Five stops of a run: `config.load`, `prepare.prepare` (data, plan, tokens, model), `trainer.TextTrainer`,
 `evaluate.judge`, `runs.Run`. docs/map.md tells the rest. In Python: `textlora.train(config)`,
 `textlora.load(run).predict(texts)`.
 """

@@ -1,4 +1,4 @@
-"""What happens beside the training loop: dropout that changes, figures that are kept, progress that is seen."""
+"""What happens beside the training loop: dropout that changes, figures that are kept, progress, reasons to stop."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 from tqdm import tqdm
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from textlora import runs
 from textlora.runs import Run
 from textlora.schedule import by_steps, dropout
 
@@ -170,3 +172,12 @@ class StopOnInterrupt(TrainerCallback):
     def on_train_end(self, *_: Any, **__: Any) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
+
+
+def early_stopping(patience: int, start: Path | None) -> EarlyStoppingCallback:
+    """Patience counts evaluations; a resumed run goes on counting where its checkpoint was."""
+    callback = EarlyStoppingCallback(patience)
+    if start:
+        saved = runs.read_json(start / "trainer_state.json")["stateful_callbacks"]["EarlyStoppingCallback"]
+        callback.early_stopping_patience_counter = saved["attributes"]["early_stopping_patience_counter"]
+    return callback

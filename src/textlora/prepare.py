@@ -1,0 +1,169 @@
+"""All that a run is given, made from its settings: data, plan, tokens, model. Wrong input shows itself here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+
+from textlora import bases, budget, data, device, model, trackers
+from textlora.budget import Plan
+from textlora.clean import check_steps, clean
+from textlora.config import Config
+from textlora.data import Data, Split
+from textlora.errors import UsageError
+from textlora.fitting import COVERED, Facts, fitted
+from textlora.longtext import TRUNCATE
+from textlora.tokens import Tokens, fit, frame, load_tokenizer, whole
+from textlora.trainer import label_weights
+
+Say = Callable[[str], None]  # takes a line for people
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything the Trainer is given, made from the config alone: a resumed run makes it again."""
+
+    config: Config
+    data: Data
+    plan: Plan
+    labels: tuple[str, ...]
+    network: PeftModel
+    base_sha256: str
+    tokenizer: Any
+    train: Tokens
+    validation: Tokens
+    label_weights: torch.Tensor | None  # (C,) in the loss
+    dtype: torch.dtype
+    build_seconds: float
+
+    @property
+    def pad_id(self) -> int:
+        return self.tokenizer.pad_token_id
+
+
+def plan_for(config: Config, num_labels: int) -> Plan:
+    """The exact count of `config` on its base, before any weight is loaded. Raises BudgetError when it doesn't fit."""
+    base = bases.find(config.base, config.base_revision)
+    return budget.plan(config, bases.shapes(base, config.base_weights), num_labels, base.hub_id)
+
+
+def prepare(config: Config, say: Say, rows: Data | None = None) -> Prepared:
+    """Data, plan, tokens and model: all that can be wrong with the input is found here, before the run starts.
+
+    `rows`, if given, are taken in place of what the setting `data` names.
+    """
+    check_steps(config.cleaning)
+    trackers.check(config.report_to)
+    device.check_quantize(config.quantize)
+    dtype = device.compute_dtype(config.precision)
+    base = bases.find(config.base, config.base_revision)
+    rows = rows or _load_data(config)
+    base = bases.pinned(base, config.base_weights)
+    tokenizer = load_tokenizer(model.find_tokenizer(base, config.base_weights, config.tokenizer))
+    # From here on the run knows commits, not "the newest": its config.toml, and so a resumed run, reads these.
+    config = replace(config, base_revision=base.revision, data_revision=rows.revision)
+    if base.revision:
+        say(f"base {base.hub_id}, commit {base.revision}")
+    plan = plan_for(config, len(rows.label_names))
+    _say_data(rows, say)
+    say(_plan_line(plan))
+    splits = (rows.train, rows.validation)
+    ids = [_whole(config, tokenizer, split) for split in splits]
+    longest = bases.shapes(base, config.base_weights).longest_text
+    config, lines = fitted(_fitting_length(config, longest, say), _facts(rows, ids[0], longest, plan))
+    weights = label_weights(rows.train.labels, len(rows.label_names), config.class_weights)
+    train, validation = (fit(of, frame(tokenizer), config.max_length, config.long_text) for of in ids)
+    for line in (*lines, *_weights_lines(rows.train, weights), *_cut_lines(train, validation)):
+        say(line)
+    began = time.monotonic()
+    network, base_sha256 = model.build(config, plan, rows.label_names, dtype)
+    return Prepared(
+        config=config,
+        data=rows,
+        plan=plan,
+        labels=rows.label_names,
+        network=network,
+        base_sha256=base_sha256,
+        tokenizer=tokenizer,
+        train=train,
+        validation=validation,
+        label_weights=weights,
+        dtype=dtype,
+        build_seconds=time.monotonic() - began,
+    )
+
+
+def _fitting_length(config: Config, longest: int, say: Say) -> Config:
+    if config.max_length <= longest or "max_length" in config.auto:
+        return config
+    say(f"max_length {config.max_length} is more than {config.base} has positions for: {longest} it is")
+    return replace(config, max_length=longest)
+
+
+def _load_data(config: Config) -> Data:
+    if not config.data:
+        raise UsageError("there is no data to train on", "name it with --data: mini-news, a folder or a file")
+    return data.load(
+        config.data,
+        text_column=config.text_column,
+        label_column=config.label_column,
+        label_names=config.label_names,
+        split_seed=config.split_seed,
+        validation_fraction=config.validation_fraction,
+        revision=config.data_revision,
+    )
+
+
+def _whole(config: Config, tokenizer: Any, split: Split) -> list[np.ndarray]:
+    return whole(tokenizer, [clean(text, config.cleaning) for text in split.texts])
+
+
+def _facts(rows: Data, train: list[np.ndarray], longest: int, plan: Plan) -> Facts:
+    counts = np.bincount(rows.train.labels, minlength=len(rows.label_names))
+    lengths = np.array([len(ids) for ids in train])
+    return Facts(tuple(counts.tolist()), lengths, len(rows.validation), longest, plan.bag_of_tokens > 0)
+
+
+# ----------------------------------------------------------------------------------------------------- lines for people
+
+
+def _say_data(rows: Data, say: Say) -> None:
+    say(
+        f"data {rows.name}: {len(rows.train)} train, {len(rows.validation)} validation rows, "
+        f"{len(rows.label_names)} labels"
+    )
+    for note in rows.notes:
+        say(f"  {note}")
+
+
+def _plan_line(plan: Plan) -> str:
+    return (
+        f"plan: {plan.trainable:,} of {plan.total:,} parameters trained ({plan.trainable_percent} %), budget "
+        f"{plan.budget:,}: adapters {plan.adapters:,} (r {plan.r}), head {plan.head:,}"
+        + (f", bag of tokens {plan.bag_of_tokens:,}" if plan.bag_of_tokens else "")
+    )
+
+
+def _weights_lines(train: Split, weights_C: torch.Tensor | None) -> list[str]:
+    """What a row of the rarest and one of the most frequent label weigh in the loss."""
+    if weights_C is None:
+        return []
+    counts = np.bincount(train.labels, minlength=len(weights_C))
+    rarest, most = int(np.where(counts, counts, counts.max() + 1).argmin()), int(counts.argmax())
+    weigh = (f"one of {train.label_names[i]} {weights_C[i]:.2f} ({counts[i]:,} rows)" for i in (rarest, most))
+    return [f"  rows are weighted by label: {', '.join(weigh)}"]
+
+
+def _cut_lines(train: Tokens, validation: Tokens) -> list[str]:
+    """How many texts are cut; where the base's limit cuts many of them, what reads more."""
+    cuts = {"train": train.cut, "validation": validation.cut}
+    lines = [f"  {cut.line(name)}" for name, cut in cuts.items()]
+    if train.cut.mode == TRUNCATE and train.cut.longer > (1 - COVERED) * train.texts:
+        lines.append("  the end of long texts isn't read: --long-text head-tail reads it, window-mean reads everything")
+    return lines
