@@ -15,6 +15,7 @@ CHECKED_TEXTS = 64  # on which a reloaded adapter must give the logits of the on
 
 
 def save_adapter(run: Run, prepared: Prepared, trained: PeftModel) -> None:
+    """Weights, PEFT's config, our settings and the tokenizer, all that loading it takes but the base."""
     config = prepared.config
     settings = AdapterSettings(
         form="stock" if config.head == "full" else "textlora",
