@@ -134,7 +134,6 @@ def _parts(block: nn.Module, family: Family, model: PeftModel, compiled: Kernels
     config = _config(model)
     heads = getattr(config, family.heads)
     qkv = _product(block, (family.query, family.key, family.value), compiled)
-    D = qkv.weight_NK.shape[1]
     return Parts(
         qkv=qkv,
         out=_product(block, (family.out,), compiled),
@@ -143,7 +142,7 @@ def _parts(block: nn.Module, family: Family, model: PeftModel, compiled: Kernels
         norm_1=_norm(block, family.norm_1),
         norm_2=_norm(block, family.norm_2),
         heads=heads,
-        attention=pick(compiled, qkv.weight_NK.dtype, D // heads),
+        attention=pick(compiled, qkv.dtype, qkv.K // heads),
         kernels=compiled,
         scratch=scratch,
     )
@@ -177,7 +176,7 @@ def _forward(parts: Parts, family: Family) -> Callable[..., Any]:
     ) -> Any:
         position = third if family.position_bias else None
         where = Where(_key_mask(attention_mask, hidden_states), None if position is None else position[0].float())
-        out_BSD = apply(parts, hidden_states.to(parts.qkv.weight_NK.dtype), where)
+        out_BSD = apply(parts, hidden_states.to(parts.qkv.dtype), where)
         return (out_BSD,) if family.returns_tuple else out_BSD
 
     forward.textlora_engine = True  # type: ignore[attr-defined]

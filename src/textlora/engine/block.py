@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from textlora.engine.attention import ByProducts, InTiles, Sizes, Where
 from textlora.engine.buffers import Buffers
-from textlora.engine.product import Kernels, Low, Product
+from textlora.engine.product import Dropped, Kernels, Product
 from textlora.engine.reference import Norm
 
 
@@ -46,48 +46,50 @@ class Parts:
 
 
 class Kept(NamedTuple):
-    """A block's activations, from its forward to its way back."""
+    """A block's activations, from its forward to its way back. x, o, y, g: the products' inputs, with their room."""
 
-    x_TD: Tensor
+    x: Tensor
     scores: tuple[Tensor, ...]  # what the attention wants to see again
-    o_TD: Tensor  # attention's output
+    o: Tensor
     h1_TD: Tensor  # before the first norm, with its rows' mean and 1 / deviation
     mean_1: Tensor
     rstd_1: Tensor
-    y_TD: Tensor
+    y: Tensor
     slope_TF: Tensor  # gelu's derivative
-    g_TF: Tensor  # gelu's output
+    g: Tensor
     h2_TD: Tensor
     mean_2: Tensor
     rstd_2: Tensor
-    lows: tuple[Low | None, Low | None, Low | None, Low | None]  # of qkv, out, up, down
+    dropped: tuple[Dropped | None, ...]  # of qkv, out, up, down
 
 
 def run(parts: Parts, x_TD: Tensor, where: Where, sizes: Sizes, keep: Buffers) -> tuple[Tensor, Kept]:
     """The block's forward; all that `Kept` holds lies in `keep`."""
     (T, D), dtype, k = x_TD.shape, x_TD.dtype, parts.kernels
-    F = parts.up.bias_N.numel()
+    F = parts.up.N
 
     def rows(name: str) -> Tensor:
         return keep.take(name, (T,), torch.float32)
 
+    x = parts.qkv.room_for_inputs(keep, "x", T)
+    x[:, :D] = x_TD
     qkv_T3D = keep.take("qkv", (T, 3 * D), dtype)
-    low_qkv = parts.qkv.forward(x_TD, qkv_T3D)
-    o_TD = keep.take("o", (T, D), dtype)
-    scores = parts.attention.forward(o_TD, qkv_T3D, parts.qkv.bias_N, where, sizes, keep, parts.scratch)
+    dropped_qkv = parts.qkv.forward(x, qkv_T3D)
+    o = parts.out.room_for_inputs(keep, "o", T)
+    scores = parts.attention.forward(o[:, :D], qkv_T3D, parts.qkv.bias_N, where, sizes, keep, parts.scratch)
     h1_TD = keep.take("h1", (T, D), dtype)
-    low_out = parts.out.forward(o_TD, h1_TD)
-    y_TD, mean_1, rstd_1 = keep.take("y", (T, D), dtype), rows("mean_1"), rows("rstd_1")
-    k.norm_forward(y_TD, h1_TD, x_TD, parts.out.bias_N, parts.norm_1, mean_1, rstd_1)
-    z_TF, g_TF = keep.take("z", (T, F), dtype), keep.take("g", (T, F), dtype)
-    low_up = parts.up.forward(y_TD, z_TF)
-    k.gelu_forward(g_TF, z_TF, parts.up.bias_N)
+    dropped_out = parts.out.forward(o, h1_TD)
+    y, mean_1, rstd_1 = parts.up.room_for_inputs(keep, "y", T), rows("mean_1"), rows("rstd_1")
+    k.norm_forward(y[:, :D], h1_TD, x[:, :D], parts.out.bias_N, parts.norm_1, mean_1, rstd_1)
+    z_TF, g = keep.take("z", (T, F), dtype), parts.down.room_for_inputs(keep, "g", T)
+    dropped_up = parts.up.forward(y, z_TF)
+    k.gelu_forward(g[:, :F], z_TF, parts.up.bias_N)
     h2_TD = keep.take("h2", (T, D), dtype)
-    low_down = parts.down.forward(g_TF, h2_TD)
+    dropped_down = parts.down.forward(g, h2_TD)
     out_TD, mean_2, rstd_2 = torch.empty_like(h2_TD), rows("mean_2"), rows("rstd_2")
-    k.norm_forward(out_TD, h2_TD, y_TD, parts.down.bias_N, parts.norm_2, mean_2, rstd_2)
-    lows = low_qkv, low_out, low_up, low_down
-    return out_TD, Kept(x_TD, scores, o_TD, h1_TD, mean_1, rstd_1, y_TD, z_TF, g_TF, h2_TD, mean_2, rstd_2, lows)
+    k.norm_forward(out_TD, h2_TD, y[:, :D], parts.down.bias_N, parts.norm_2, mean_2, rstd_2)
+    dropped = dropped_qkv, dropped_out, dropped_up, dropped_down
+    return out_TD, Kept(x, scores, o, h1_TD, mean_1, rstd_1, y, z_TF, g, h2_TD, mean_2, rstd_2, dropped)
 
 
 def run_back(
@@ -95,21 +97,22 @@ def run_back(
 ) -> tuple[Tensor | None, list[Tensor]]:
     """The gradients at the block's input (None unless wanted) and of its adapters, in the order of `Parts.trained`."""
     (T, D), dtype, k, scratch = dout_TD.shape, dout_TD.dtype, parts.kernels, parts.scratch
-    F = parts.up.bias_N.numel()
-    dh2_TD, dg_TF = scratch.take("dh2", (T, D), dtype), scratch.take("wide", (T, F), dtype)
-    k.norm_backward(dh2_TD, dout_TD, None, kept.h2_TD, parts.norm_2, kept.mean_2, kept.rstd_2)
-    down = parts.down.backward(dh2_TD, kept.g_TF, kept.lows[3], dg_TF)
-    k.multiply(dg_TF, kept.slope_TF)
+    F = parts.up.N
+    dh2, dz = parts.down.room_for_gradients(scratch, "dh2", T), parts.up.room_for_gradients(scratch, "wide", T)
+    k.norm_backward(dh2[:, :D], dout_TD, None, kept.h2_TD, parts.norm_2, kept.mean_2, kept.rstd_2)
+    down = parts.down.backward(dh2, kept.g, kept.dropped[3], dz[:, :F])
+    k.multiply(dz[:, :F], kept.slope_TF)
     dy_TD = scratch.take("dy", (T, D), dtype)
-    up = parts.up.backward(dg_TF, kept.y_TD, kept.lows[2], dy_TD)
-    dh1_TD = torch.empty_like(dy_TD)  # becomes dx: the residual's gradient is where the input's begins
-    k.norm_backward(dh1_TD, dy_TD, dh2_TD, kept.h1_TD, parts.norm_1, kept.mean_1, kept.rstd_1)
+    up = parts.up.backward(dz, kept.y, kept.dropped[2], dy_TD)
+    dh1 = dout_TD.new_zeros(T, D + parts.out.room)[:, : D + parts.out.R]  # becomes dx: there the residual's flows too
+    k.norm_backward(dh1[:, :D], dy_TD, dh2[:, :D], kept.h1_TD, parts.norm_1, kept.mean_1, kept.rstd_1)
     do_TD = scratch.take("dy", (T, D), dtype)
-    out = parts.out.backward(dh1_TD, kept.o_TD, kept.lows[1], do_TD)
-    dqkv_T3D = scratch.take("wide", (T, 3 * D), dtype)
-    parts.attention.backward(dqkv_T3D, do_TD, kept.scores, sizes, scratch)
-    qkv = parts.qkv.backward(dqkv_T3D, kept.x_TD, kept.lows[0], dh1_TD if wants_dx else None, add=True)
-    return dh1_TD if wants_dx else None, [*qkv, *out, *up, *down]
+    out = parts.out.backward(dh1, kept.o, kept.dropped[1], do_TD)
+    dqkv = parts.qkv.room_for_gradients(scratch, "wide", T)
+    parts.attention.backward(dqkv[:, : 3 * D], do_TD, kept.scores, sizes, scratch)
+    dx_TD = dh1[:, :D] if wants_dx else None
+    qkv = parts.qkv.backward(dqkv, kept.x, kept.dropped[0], dx_TD, add=True)
+    return dx_TD, [*qkv, *out, *up, *down]
 
 
 class Block(torch.autograd.Function):
@@ -127,7 +130,8 @@ class Block(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dout_BSD: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         B, S, D = dout_BSD.shape
-        dout_TD = dout_BSD.reshape(B * S, D).contiguous()
+        dout_TD = dout_BSD.reshape(B * S, D)
+        dout_TD = dout_TD if dout_TD.stride(1) == 1 else dout_TD.contiguous()  # of a mean over tokens it is expanded
         dx_TD, trained = run_back(ctx.parts, dout_TD, ctx.kept, ctx.sizes, ctx.needs_input_grad[0])
         ctx.parts.spare.append(ctx.keep)
         ctx.keep = ctx.kept = None

@@ -104,22 +104,30 @@ def _argument(value: Any) -> Any:
     return ctypes.c_float(value) if isinstance(value, float) else ctypes.c_int64(value)
 
 
+def _rows(matrix: Tensor | None) -> tuple[Tensor | None, int]:
+    """A matrix and how far its rows lie apart: it may be part of a wider one."""
+    return matrix, 0 if matrix is None else matrix.stride(0)
+
+
 class Native:
-    """The compiled kernels. Tensors are contiguous, of one type (bf16 or fp32); biases, norms and masks are fp32."""
+    """The compiled kernels. Matrices are of one type (bf16 or fp32); biases, norms and masks are fp32.
+
+    Each is contiguous, but those that a product reads or writes, which may be columns of a wider one.
+    """
 
     def __init__(self, library: Path) -> None:
         self.library = ctypes.CDLL(str(library))
-        self.tiles = bool(self.library.tiles_allowed())  # AMX: attention in one pass, for bf16
+        self.tiles = bool(self.library.tiles_allowed())  # AMX: attention in one pass and `outer`, for bf16
 
-    def _call(self, name: str, typed: Tensor, *arguments: Any) -> None:
-        kernel = getattr(self.library, name + ("_bf16" if typed.dtype == torch.bfloat16 else "_fp32"))
-        kernel(*map(_argument, (typed, *arguments)))
+    def _call(self, name: str, dtype: torch.dtype, *arguments: Any) -> None:
+        kernel = getattr(self.library, name + ("_bf16" if dtype == torch.bfloat16 else "_fp32"))
+        kernel(*map(_argument, arguments))
 
     def gelu_forward(self, out_TD: Tensor, z_TD: Tensor, bias_D: Tensor) -> None:
-        self._call("gelu_forward", out_TD, z_TD, bias_D, *z_TD.shape)
+        self._call("gelu_forward", z_TD.dtype, *_rows(out_TD), z_TD, bias_D, *z_TD.shape)
 
     def multiply(self, to_TD: Tensor, by_TD: Tensor) -> None:
-        self._call("multiply", to_TD, by_TD, *to_TD.shape)
+        self._call("multiply", to_TD.dtype, *_rows(to_TD), by_TD, *to_TD.shape)
 
     def norm_forward(
         self,
@@ -131,8 +139,9 @@ class Native:
         mean_T: Tensor,
         rstd_T: Tensor,
     ) -> None:
-        scales = norm.gamma_D, norm.beta_D, mean_T, rstd_T, float(norm.eps)
-        self._call("norm_forward", y_TD, h_TD, residual_TD, bias_D, *scales, *h_TD.shape)
+        rows = *_rows(y_TD), h_TD, *_rows(residual_TD)
+        scales = bias_D, norm.gamma_D, norm.beta_D, mean_T, rstd_T, float(norm.eps)
+        self._call("norm_forward", h_TD.dtype, *rows, *scales, *h_TD.shape)
 
     def norm_backward(
         self,
@@ -144,29 +153,37 @@ class Native:
         mean_T: Tensor,
         rstd_T: Tensor,
     ) -> None:
-        self._call("norm_backward", dh_TD, dy_TD, more_TD, h_TD, mean_T, rstd_T, norm.gamma_D, *h_TD.shape)
+        rows = *_rows(dh_TD), *_rows(dy_TD), *_rows(more_TD), h_TD
+        self._call("norm_backward", h_TD.dtype, *rows, mean_T, rstd_T, norm.gamma_D, *h_TD.shape)
 
     def softmax_forward(self, p_BHSS: Tensor, mask_BS: Tensor, position_HSS: Tensor | None, scale: float) -> None:
-        self._call("softmax_forward", p_BHSS, mask_BS, position_HSS, scale, *p_BHSS.shape[:3])
+        self._call("softmax_forward", p_BHSS.dtype, p_BHSS, mask_BS, position_HSS, scale, *p_BHSS.shape[:3])
 
     def softmax_backward(self, dp_BHSS: Tensor, p_BHSS: Tensor, scale: float) -> None:
         S = p_BHSS.shape[-1]
-        self._call("softmax_backward", dp_BHSS, p_BHSS, scale, p_BHSS.numel() // S, S)
+        self._call("softmax_backward", p_BHSS.dtype, dp_BHSS, p_BHSS, scale, p_BHSS.numel() // S, S)
 
     def split_heads(self, heads_nBHSK: Tensor, rows: Tensor, bias: Tensor | None) -> None:
-        self._call("split_heads", heads_nBHSK, rows, bias, *heads_nBHSK.shape)
+        self._call("split_heads", rows.dtype, heads_nBHSK, *_rows(rows), bias, *heads_nBHSK.shape)
 
     def join_heads(self, rows: Tensor, heads_nBHSK: Tensor) -> None:
-        self._call("join_heads", rows, heads_nBHSK, *heads_nBHSK.shape)
+        self._call("join_heads", rows.dtype, *_rows(rows), heads_nBHSK, *heads_nBHSK.shape)
 
     def dropout(self, to_TD: Tensor, from_TD: Tensor, seed: int, p: float, add: bool) -> None:
         below, by = int(p * 2**32), 1 / (1 - p)
-        self._call("dropout", to_TD, from_TD, seed, below, by, int(add), *from_TD.shape)
+        chance = seed, below, by, int(add)
+        self._call("dropout", to_TD.dtype, *_rows(to_TD), *_rows(from_TD), *chance, *from_TD.shape)
 
-    def attention_forward(self, out: Tensor, tops: Tensor, bys: Tensor, qkv: Tensor, *others: Any) -> None:
-        self.library.attention_forward(*map(_argument, (out, tops, bys, qkv, *others)))
+    def outer(self, low_TR: Tensor, rows_TC: Tensor) -> Tensor:
+        (T, R), C = low_TR.shape, rows_TC.shape[1]
+        if not self.tiles or low_TR.dtype != torch.bfloat16 or C % 64:
+            return Reference.outer(self, low_TR, rows_TC)  # type: ignore[arg-type]
+        sums_RC = torch.empty(R, C)
+        self.library.outer(*map(_argument, (sums_RC, *_rows(low_TR), *_rows(rows_TC), T, R, C)))
+        return sums_RC
 
-    def attention_backward(
-        self, dqkv: Tensor, dout: Tensor, tops: Tensor, bys: Tensor, qkv: Tensor, *others: Any
-    ) -> None:
-        self.library.attention_backward(*map(_argument, (dqkv, dout, tops, bys, qkv, *others)))
+    def attention_forward(self, out_TD: Tensor, *others: Any) -> None:
+        self.library.attention_forward(*map(_argument, (*_rows(out_TD), *others)))
+
+    def attention_backward(self, dqkv_T3D: Tensor, *others: Any) -> None:
+        self.library.attention_backward(*map(_argument, (*_rows(dqkv_T3D), *others)))

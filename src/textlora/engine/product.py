@@ -1,7 +1,12 @@
-"""A frozen matrix with the adapters on it: one product for linears that share their input, and its way back.
+"""A frozen matrix and the adapters on it as one matrix: of linears that share their input, or of a single one.
 
-y = x W^T + scaling (dropout(x) A^T) B^T (LoRA, arXiv 2106.09685, equation 3). W gets no gradient, so of the input only
-x A^T must be kept for B's; A's needs x itself, which the block keeps anyway.
+y = x W^T + scaling (dropout(x) A^T) B^T (LoRA, arXiv 2106.09685, equation 3). Adapters take no products of their own
+on the way: W^T is held with A^T beside it and the scaled B^T below it, inputs and gradients with room beside them, so
+
+    y = [x, x A^T] [W^T]          dx = [dy, dy B] [W, A^T]^T
+                   [B^T]
+
+W gets no gradient. A's is (dy B)^T x and B's is dy^T (x A^T): thin products that read x and dy once (kernel `outer`).
 
 T tokens, K inputs, N outputs, R ranks of all adapters together.
 """
@@ -15,10 +20,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from textlora.engine.buffers import Buffers
 from textlora.engine.kernels import Native
 from textlora.engine.reference import Reference
 
 Kernels = Native | Reference
+ALIGNED = 32  # numbers: rows of bf16 begin where a cache line does
 
 
 @dataclass(frozen=True)
@@ -37,114 +44,141 @@ class Adapter:
         return self.dropout.p if self.dropout.training and isinstance(self.dropout, nn.Dropout) else 0.0
 
 
-@dataclass
-class Low:
-    """What a product's way back needs: x A^T, the adapters as they were in the forward, and how inputs were dropped."""
+@dataclass(frozen=True)
+class Dropped:
+    """How the inputs of each adapter were dropped in a forward."""
 
-    x_TR: Tensor
-    a_RK: Tensor  # all A, one below the other, in the frozen weights' type
-    b_Nr: list[Tensor]  # each B times its scaling
     ps: list[float]
     seeds: list[int]
 
 
 class Product:
-    """Linears that share their input (query, key and value), or a single one, as one matrix.
+    """Linears that share their input (query, key and value), or a single one, with their adapters.
 
-    The linears' own weights become views of it: nothing is held twice.
+    The linears' own weights become views of the one matrix: nothing is held twice.
     """
 
     def __init__(self, linears: Sequence[nn.Linear], adapters: Sequence[Adapter], kernels: Kernels) -> None:
-        weight_NK = torch.cat([linear.weight.data for linear in linears])
-        N, K = weight_NK.shape
-        # Products are fastest with the longer side lying contiguously in memory (docs/log.md, 2026-11-22).
-        self.weight_NK = weight_NK.t().contiguous().t() if N > K else weight_NK
-        self.bias_N = torch.cat([linear.bias.data for linear in linears]).float()
-        start = 0
-        for linear in linears:
-            linear.weight.data = self.weight_NK[start : start + linear.out_features]
-            start += linear.out_features
         self.adapters, self.kernels = adapters, kernels
         ends = [0]
         for adapter in adapters:
             ends.append(ends[-1] + adapter.a.shape[0])
-        self.ranks = [slice(start, end) for start, end in pairwise(ends)]
+        self.ranks, self.R = [slice(start, end) for start, end in pairwise(ends)], ends[-1]
+        self.room = -(-self.R // ALIGNED) * ALIGNED
+        weight_NK = torch.cat([linear.weight.data for linear in linears])
+        self.N, self.K = weight_NK.shape
+        self.all = self._joined(weight_NK)
+        self.bias_N = torch.cat([linear.bias.data for linear in linears]).float()
+        start = 0
+        for linear in linears:
+            linear.weight.data = self.all[: self.K, start : start + linear.out_features].t()
+            start += linear.out_features
+
+    def _joined(self, weight_NK: Tensor) -> Tensor:
+        """(K + room, N + room): W^T with place for A^T beside it and B^T below it.
+
+        Products are fastest with the longer side lying contiguously in memory (docs/log.md, 2026-11-22).
+        """
+        shape = (self.K + self.room, self.N + self.room)
+        joined = weight_NK.new_zeros(shape) if self.N > self.K else weight_NK.new_zeros(shape[::-1]).t()
+        joined[: self.K, : self.N] = weight_NK.t()
+        return joined
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.all.dtype
 
     @property
     def trained(self) -> list[nn.Parameter]:
         return [parameter for adapter in self.adapters for parameter in (adapter.a, adapter.b)]
 
-    def forward(self, x_TK: Tensor, out_TN: Tensor) -> Low | None:
-        """out = x W^T + the adapters' part; the next kernel adds the bias. None: there are no adapters."""
-        torch.mm(x_TK, self.weight_NK.t(), out=out_TN)
+    def room_for_inputs(self, buffers: Buffers, name: str, T: int) -> Tensor:
+        """(T, K + R), to be filled up to column K before `forward`."""
+        return buffers.take(name, (T, self.K + self.room), self.dtype)[:, : self.K + self.R]
+
+    def room_for_gradients(self, buffers: Buffers, name: str, T: int) -> Tensor:
+        """(T, N + R), to be filled up to column N before `backward`."""
+        return buffers.take(name, (T, self.N + self.room), self.dtype)[:, : self.N + self.R]
+
+    def forward(self, x: Tensor, out_TN: Tensor) -> Dropped | None:
+        """out = x W^T + the adapters' part; the next kernel adds the bias. x is `room_for_inputs`."""
         if not self.adapters:
+            torch.mm(x, self.all, out=out_TN)
             return None
-        low = self._low(x_TK)
-        if any(low.ps):
+        self._put_adapters()
+        x_TK, low_TR, dropped = x[:, : self.K], x[:, self.K :], self._draw()
+        a_KR = self.all[: self.K, self.N : self.N + self.R]
+        if any(dropped.ps):
             for i, ranks in enumerate(self.ranks):
-                torch.mm(self._dropped(x_TK, low, i), low.a_RK[ranks].t(), out=low.x_TR[:, ranks])
+                torch.mm(self._drop(x_TK, dropped, i), a_KR[:, ranks], out=low_TR[:, ranks])
         else:
-            torch.mm(x_TK, low.a_RK.t(), out=low.x_TR)
-        for adapter, ranks, b_Nr in zip(self.adapters, self.ranks, low.b_Nr, strict=True):
-            out_TN[:, adapter.outputs].addmm_(low.x_TR[:, ranks], b_Nr.t())
-        return low
+            torch.mm(x_TK, a_KR, out=low_TR)
+        torch.mm(x, self.all[: self.K + self.R, : self.N], out=out_TN)
+        return dropped
 
     def backward(
-        self, dy_TN: Tensor, x_TK: Tensor, low: Low | None, dx_TK: Tensor | None, add: bool = False
+        self, dy: Tensor, x: Tensor, dropped: Dropped | None, dx_TK: Tensor | None, add: bool = False
     ) -> list[Tensor]:
-        """dx = the gradient at x (added to what is there if `add`); returns those of each adapter's A and B."""
-        if dx_TK is not None:
-            if add:
-                dx_TK.addmm_(dy_TN, self.weight_NK)
-            else:
-                torch.mm(dy_TN, self.weight_NK, out=dx_TK)
-        if low is None:
+        """dx = the gradient at x (added to what is there if `add`); returns those of each adapter's A and B.
+
+        dy is `room_for_gradients`; x is what `forward` saw.
+        """
+        if dropped is None:
+            self._input_gradient(dy, self.N, dx_TK, add)
             return []
-        dlow_TR, da_RK = torch.empty_like(low.x_TR), torch.empty_like(low.a_RK)
-        for adapter, ranks, b_Nr in zip(self.adapters, self.ranks, low.b_Nr, strict=True):
-            torch.mm(dy_TN[:, adapter.outputs], b_Nr, out=dlow_TR[:, ranks])
-        if any(low.ps):
-            for i in range(len(self.adapters)):
-                self._back_through_dropout(x_TK, low, dlow_TR, da_RK, dx_TK, i)
-        else:
-            torch.mm(dlow_TR.t(), x_TK, out=da_RK)
-            if dx_TK is not None:
-                dx_TK.addmm_(dlow_TR, low.a_RK)
-        da_RK, found = da_RK.float(), []
+        dy_TN, dlow_TR, x_TK, low_TR = dy[:, : self.N], dy[:, self.N :], x[:, : self.K], x[:, self.K :]
         for adapter, ranks in zip(self.adapters, self.ranks, strict=True):
-            db_rN = torch.mm(low.x_TR[:, ranks].t(), dy_TN[:, adapter.outputs])
-            found += [da_RK[ranks], db_rN.t().float().mul_(adapter.scaling)]
+            b_Nr = self.all[self.K + ranks.start : self.K + ranks.stop, adapter.outputs].t()
+            torch.mm(dy_TN[:, adapter.outputs], b_Nr, out=dlow_TR[:, ranks])
+        if any(dropped.ps):
+            self._input_gradient(dy, self.N, dx_TK, add)
+            da_RK = torch.cat([self._back_through(x_TK, dropped, dlow_TR, dx_TK, i) for i in range(len(self.ranks))])
+        else:
+            self._input_gradient(dy, self.N + self.R, dx_TK, add)
+            da_RK = self.kernels.outer(dlow_TR, x_TK)
+        found = []
+        for adapter, ranks in zip(self.adapters, self.ranks, strict=True):
+            db_rN = self.kernels.outer(low_TR[:, ranks], dy_TN[:, adapter.outputs])
+            found += [da_RK[ranks], db_rN.mul_(adapter.scaling).t()]
         return found
 
-    def _low(self, x_TK: Tensor) -> Low:
-        """The adapters as they are now; x A^T is to be filled in."""
-        dtype = self.weight_NK.dtype
-        ps = [adapter.p for adapter in self.adapters]
-        return Low(
-            x_TR=x_TK.new_empty(x_TK.shape[0], self.ranks[-1].stop),
-            a_RK=torch.cat([adapter.a.detach() for adapter in self.adapters]).to(dtype),
-            b_Nr=[(adapter.b.detach() * adapter.scaling).to(dtype) for adapter in self.adapters],
-            ps=ps,
-            seeds=torch.randint(2**32, (len(ps),)).tolist() if any(ps) else [],
-        )
+    def _put_adapters(self) -> None:
+        """The adapters as they are now, in the frozen weights' type: A^T beside W^T, scaled B^T below it."""
+        for adapter, ranks in zip(self.adapters, self.ranks, strict=True):
+            start, stop = ranks.start, ranks.stop
+            self.all[: self.K, self.N + start : self.N + stop] = adapter.a.detach().t()
+            self.all[self.K + start : self.K + stop, adapter.outputs] = (adapter.b.detach() * adapter.scaling).t()
 
-    def _dropped(self, x_TK: Tensor, low: Low, i: int) -> Tensor:
-        """The input as adapter i sees it."""
-        if not low.ps[i]:
-            return x_TK
-        kept_TK = torch.empty_like(x_TK)
-        self.kernels.dropout(kept_TK, x_TK, low.seeds[i], low.ps[i], False)
-        return kept_TK
-
-    def _back_through_dropout(
-        self, x_TK: Tensor, low: Low, dlow_TR: Tensor, da_RK: Tensor, dx_TK: Tensor | None, i: int
-    ) -> None:
-        ranks = self.ranks[i]
-        torch.mm(dlow_TR[:, ranks].t(), self._dropped(x_TK, low, i), out=da_RK[ranks])
+    def _input_gradient(self, dy: Tensor, columns: int, dx_TK: Tensor | None, add: bool) -> None:
         if dx_TK is None:
             return
-        part_TK = torch.mm(dlow_TR[:, ranks], low.a_RK[ranks])
-        if low.ps[i]:
-            self.kernels.dropout(dx_TK, part_TK, low.seeds[i], low.ps[i], True)
+        weight = self.all[: self.K, :columns].t()
+        if add:
+            dx_TK.addmm_(dy[:, :columns], weight)
         else:
-            dx_TK.add_(part_TK)
+            torch.mm(dy[:, :columns], weight, out=dx_TK)
+
+    def _draw(self) -> Dropped:
+        ps = [adapter.p for adapter in self.adapters]
+        return Dropped(ps, torch.randint(2**32, (len(ps),)).tolist() if any(ps) else [])
+
+    def _drop(self, x_TK: Tensor, dropped: Dropped, i: int) -> Tensor:
+        """The input as adapter i sees it."""
+        if not dropped.ps[i]:
+            return x_TK
+        kept_TK = x_TK.new_empty(x_TK.shape)
+        self.kernels.dropout(kept_TK, x_TK, dropped.seeds[i], dropped.ps[i], False)
+        return kept_TK
+
+    def _back_through(self, x_TK: Tensor, dropped: Dropped, dlow_TR: Tensor, dx_TK: Tensor | None, i: int) -> Tensor:
+        """The gradient of adapter i's A; its part of the input's is added to `dx`."""
+        ranks = self.ranks[i]
+        da_rK = self.kernels.outer(dlow_TR[:, ranks], self._drop(x_TK, dropped, i))
+        if dx_TK is not None:
+            a_rK = self.all[: self.K, self.N + ranks.start : self.N + ranks.stop].t()
+            part_TK = torch.mm(dlow_TR[:, ranks], a_rK)
+            if dropped.ps[i]:
+                self.kernels.dropout(dx_TK, part_TK, dropped.seeds[i], dropped.ps[i], True)
+            else:
+                dx_TK.add_(part_TK)
+        return da_rK

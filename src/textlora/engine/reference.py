@@ -97,3 +97,7 @@ class Reference:
         hash_TD ^= hash_TD >> 16
         let_TD = torch.where(hash_TD < int(p * 2**32), 0.0, from_TD.float() * (1 / (1 - p)))
         to_TD.copy_(to_TD.float() + let_TD if add else let_TD)
+
+    def outer(self, low_TR: Tensor, rows_TC: Tensor) -> Tensor:
+        """low^T rows, (R, C), in fp32."""
+        return torch.mm(low_TR.t(), rows_TC).float()

@@ -4,39 +4,14 @@
 // nothing of size S x S leaves the cache: the way back makes the scores again, from each query's largest score and the
 // reciprocal of its sum. Queries, keys and values are read where their product with the weights left them.
 //
-// A tile product takes A, 16 rows of 32 bf16, and B, 32 rows of 16 columns, pairs of rows lying interleaved in one
-// dword ("VNNI"); it adds to C, 16 x 16 fp32 (Intel's Architectures Software Developer's Manual, TDPBF16PS).
-//
 // B texts, H heads, S width, K features of a head (a multiple of 32), P = S rounded up to 32. Its twin is
 // attention.ByProducts.
 
-#include "vectors.h"
+#include "tiles.h"
 
 #ifdef __AMX_BF16__
-#include <cstdlib>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-using u32 = uint32_t;
-typedef u32 vu __attribute__((vector_size(64)));
-constexpr i64 TILE = 256;  // dwords of a B tile
-
-struct Scratch {  // a thread's, kept from call to call
-    char *start = nullptr;
-    i64 size = 0, used = 0;
-    void reset(i64 most) {
-        if (size < most) { std::free(start); start = (char *)std::aligned_alloc(64, most); size = most; }
-        used = 0;
-    }
-    template <class N> N *take(i64 n) { N *p = (N *)(start + used); used += (n * i64(sizeof(N)) + 63) & ~63; return p; }
-};
-static thread_local Scratch scratch;
-
-static void configure_tiles() {
-    alignas(64) struct { uint8_t palette = 1, row = 0, rest[14] = {}; uint16_t bytes[16] = {}; uint8_t rows[16] = {}; } tiles;
-    for (int i = 0; i < 8; i++) { tiles.bytes[i] = 64; tiles.rows[i] = 16; }
-    _tile_loadconfig(&tiles);
-}
 
 // Two products at once, so that one's latency hides behind the other's: each c (16 x 16, rows ldc floats apart) = or += A B
 // over `chunks` of 32; tiles of A and B lie a_step and b_step apart.
@@ -91,22 +66,16 @@ static void rows(bf16 *to, const bf16 *from, i64 stride, const float *bias, i64 
     std::memset((void *)(to + S * K), 0, (P - S) * K * sizeof(bf16));
 }
 
+// B for products with these rows: tiles [P / 32][K / 16].
+static void paired_all(u32 *to, const bf16 *rows, i64 P, i64 K) {
+    for (i64 p = 0; p < P; p += 32)
+        for (i64 k = 0; k < K; k += 16, to += TILE) paired(to, rows + p * K + k, K, 32);
+}
+
 // B for products with the transpose of these rows: tiles [P / 16][K / 32].
 static void across(u32 *to, const bf16 *rows, i64 P, i64 K) {
     for (i64 p = 0; p < P; p += 16)
         for (i64 k = 0; k < K; k += 32, to += TILE) transpose(to, (const u32 *)(rows + p * K + k), K / 2);
-}
-
-// B for products with these rows: tiles [P / 32][K / 16].
-static void paired(u32 *to, const bf16 *rows, i64 P, i64 K) {
-    for (i64 p = 0; p < P; p += 32)
-        for (i64 k = 0; k < K; k += 16)
-            for (i64 r = 0; r < 32; r += 2, to += 16) {
-                const bf16 *at = rows + (p + r) * K + k;
-                vu both = __builtin_convertvector(raw_load<vh>(at, Full{}), vu) |
-                          __builtin_convertvector(raw_load<vh>(at + K, Full{}), vu) << 16;
-                std::memcpy(to, &both, 64);
-            }
 }
 
 // Rows of K floats to bf16, each times `by` of its row if given.
@@ -118,9 +87,9 @@ static void put_rows(bf16 *to, i64 stride, const float *from, i64 ld, const floa
         }
 }
 
-// out (B * S, H * K), tops and bys (B, H, S) from qkv (B * S, 3 * H * K) + bias, mask (B, S) for keys and position
+// out (B * S, H * K; a row out_ld from the next), tops and bys (B, H, S) from qkv (B * S, 3 * H * K) + bias, mask (B, S) for keys and position
 // (H, keys S, queries S), which may be null.
-static void forward(bf16 *out, float *tops, float *bys, const bf16 *qkv, const float *bias, const float *mask,
+static void forward(bf16 *out, i64 out_ld, float *tops, float *bys, const bf16 *qkv, const float *bias, const float *mask,
                     const float *position, float scale, i64 B, i64 H, i64 S, i64 K) {
     i64 P = (S + 31) / 32 * 32, D = H * K;
 #pragma omp parallel
@@ -140,7 +109,7 @@ static void forward(bf16 *out, float *tops, float *bys, const bf16 *qkv, const f
             rows(plain, at, 3 * D, add, S, P, K);
             across(queries, plain, P, K);
             rows(plain, at + 2 * D, 3 * D, add + 2 * D, S, P, K);
-            paired(values, plain, P, K);
+            paired_all(values, plain, P, K);
             for (i64 q = 0; q < S; q += 16) {
                 const u32 *query = queries + q / 16 * (K / 32) * TILE;
                 for (i64 s = 0; s < P; s += 32)
@@ -167,7 +136,7 @@ static void forward(bf16 *out, float *tops, float *bys, const bf16 *qkv, const f
                 raw_store(bys + bh * S + q, 1.0f / total, n);
                 for (i64 k = 0; k < K; k += 32)
                     products<false>(found + k, found + k + 16, K, (bf16 *)shares, (bf16 *)shares, 32, 512, values + k / 16 * TILE, values + (k / 16 + 1) * TILE, K / 16 * TILE, P / 32);
-                put_rows(out + (b * S + q) * D + h * K, D, found, K, by, n, K);
+                put_rows(out + (b * S + q) * out_ld + h * K, out_ld, found, K, by, n, K);
             }
         }
         _tile_release();
@@ -175,7 +144,7 @@ static void forward(bf16 *out, float *tops, float *bys, const bf16 *qkv, const f
 }
 
 // dqkv (B * S, 3 * H * K) from dout (B * S, H * K) and what `forward` read and wrote.
-static void backward(bf16 *dqkv, const bf16 *dout, const float *tops, const float *bys, const bf16 *qkv,
+static void backward(bf16 *dqkv, i64 dqkv_ld, const bf16 *dout, const float *tops, const float *bys, const bf16 *qkv,
                      const float *bias, const float *mask, const float *position, float scale, i64 B, i64 H, i64 S, i64 K) {
     i64 P = (S + 31) / 32 * 32, D = H * K;
 #pragma omp parallel
@@ -194,7 +163,7 @@ static void backward(bf16 *dqkv, const bf16 *dout, const float *tops, const floa
         for (i64 bh = 0; bh < B * H; bh++) {
             i64 b = bh / H, h = bh % H;
             const bf16 *at = qkv + b * S * 3 * D + h * K;
-            bf16 *to = dqkv + b * S * 3 * D + h * K;
+            bf16 *to = dqkv + b * S * dqkv_ld + h * K;
             const float *add = bias + h * K, *masked = mask + b * S;
             rows(plain_q, at, 3 * D, add, S, P, K);
             rows(keys, at + D, 3 * D, add + D, S, P, K);
@@ -202,9 +171,9 @@ static void backward(bf16 *dqkv, const bf16 *dout, const float *tops, const floa
             rows(plain_d, dout + b * S * D + h * K, D, nullptr, S, P, K);
             across(q_across, plain_q, P, K);
             across(d_across, plain_d, P, K);
-            paired(q_paired, plain_q, P, K);
-            paired(d_paired, plain_d, P, K);
-            paired(k_paired, keys, P, K);
+            paired_all(q_paired, plain_q, P, K);
+            paired_all(d_paired, plain_d, P, K);
+            paired_all(k_paired, keys, P, K);
             std::memset(dk, 0, P * K * 4);
             std::memset(dv, 0, P * K * 4);
             std::memset((void *)(pt + S * 32), 0, (P - S) * 64);
@@ -235,7 +204,7 @@ static void backward(bf16 *dqkv, const bf16 *dout, const float *tops, const floa
                 for (i64 s = 0; s < P; s += 32) transpose(shares + s * 8, pairs + s * 8, 16);
                 for (i64 k = 0; k < K; k += 32)
                     products<false>(found + k, found + k + 16, K, (bf16 *)shares, (bf16 *)shares, 32, 512, k_paired + k / 16 * TILE, k_paired + (k / 16 + 1) * TILE, K / 16 * TILE, P / 32);
-                if (n) put_rows(to + q * 3 * D, 3 * D, found, K, nullptr, n, K);
+                if (n) put_rows(to + q * dqkv_ld, dqkv_ld, found, K, nullptr, n, K);
                 if (q % 32)
                     for (i64 s = 0; s < S; s += 16)
                         for (i64 k = 0; k < K; k += 16) {
@@ -243,8 +212,8 @@ static void backward(bf16 *dqkv, const bf16 *dout, const float *tops, const floa
                             products<true>(dv + s * K + k, dk + s * K + k, K, pt + s * 32, dst + s * 32, 32, 0, d_paired + tile, q_paired + tile, 0, 1);
                         }
             }
-            put_rows(to + D, 3 * D, dk, K, nullptr, S, K);
-            put_rows(to + 2 * D, 3 * D, dv, K, nullptr, S, K);
+            put_rows(to + D, dqkv_ld, dk, K, nullptr, S, K);
+            put_rows(to + 2 * D, dqkv_ld, dv, K, nullptr, S, K);
         }
         _tile_release();
     }
@@ -253,14 +222,14 @@ static void backward(bf16 *dqkv, const bf16 *dout, const float *tops, const floa
 // Linux lends a process the tile registers when asked (arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA). 0: it doesn't.
 extern "C" int tiles_allowed() { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
 
-extern "C" void attention_forward(bf16 *out, float *tops, float *bys, const bf16 *qkv, const float *bias, const float *mask,
+extern "C" void attention_forward(bf16 *out, i64 out_ld, float *tops, float *bys, const bf16 *qkv, const float *bias, const float *mask,
                                   const float *position, float scale, i64 B, i64 H, i64 S, i64 K) {
-    forward(out, tops, bys, qkv, bias, mask, position, scale, B, H, S, K);
+    forward(out, out_ld, tops, bys, qkv, bias, mask, position, scale, B, H, S, K);
 }
-extern "C" void attention_backward(bf16 *dqkv, const bf16 *dout, const float *tops, const float *bys, const bf16 *qkv,
+extern "C" void attention_backward(bf16 *dqkv, i64 dqkv_ld, const bf16 *dout, const float *tops, const float *bys, const bf16 *qkv,
                                    const float *bias, const float *mask, const float *position, float scale, i64 B,
                                    i64 H, i64 S, i64 K) {
-    backward(dqkv, dout, tops, bys, qkv, bias, mask, position, scale, B, H, S, K);
+    backward(dqkv, dqkv_ld, dout, tops, bys, qkv, bias, mask, position, scale, B, H, S, K);
 }
 #else
 extern "C" int tiles_allowed() { return 0; }

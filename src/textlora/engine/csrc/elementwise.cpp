@@ -1,13 +1,14 @@
 // What stands between the matrix products of an encoder block. Each kernel is made for bf16 and fp32 storage, sums in
 // fp32, and has a twin in reference.py, in torch, which says what it computes and is what its test compares it with.
 //
-// T tokens (texts x width), D features, B texts, H heads, S width, K features of a head.
+// T tokens (texts x width), D features, B texts, H heads, S width, K features of a head. Where an argument is named
+// ld_x, rows of x lie that many numbers apart: x is part of a wider matrix.
 
 #include "vectors.h"
 
 // out = gelu(z + bias), and z becomes the derivative there. z, out (T, D), bias (D).
 // The normal distribution's integral is Abramowitz and Stegun's 7.1.26, with an error of at most 1.5e-7.
-template <class N> static void gelu_forward(N *out, N *z, const float *bias, i64 T, i64 D) {
+template <class N> static void gelu_forward(N *out, i64 ld_out, N *z, const float *bias, i64 T, i64 D) {
 #pragma omp parallel for schedule(static)
     for (i64 t = 0; t < T; t++)
         over(D, [&](i64 d, auto n) {
@@ -18,28 +19,28 @@ template <class N> static void gelu_forward(N *out, N *z, const float *bias, i64
             vf tail = s * (0.254829592f + s * (-0.284496736f + s * (1.421413741f + s * (-1.453152027f + s * 1.061405429f))));
             tail *= 0.5f * density;
             vf integral = x < 0 ? tail : 1.0f - tail;
-            store(out + t * D + d, x * integral, n);
+            store(out + t * ld_out + d, x * integral, n);
             store(z + t * D + d, integral + x * density * 0.39894228f, n);
         });
 }
 
 // to *= by, number by number; both (T, D).
-template <class N> static void multiply(N *to, const N *by, i64 T, i64 D) {
+template <class N> static void multiply(N *to, i64 ld_to, const N *by, i64 T, i64 D) {
 #pragma omp parallel for schedule(static)
     for (i64 t = 0; t < T; t++)
-        over(D, [&](i64 d, auto n) { store(to + t * D + d, load(to + t * D + d, n) * load(by + t * D + d, n), n); });
+        over(D, [&](i64 d, auto n) { store(to + t * ld_to + d, load(to + t * ld_to + d, n) * load(by + t * D + d, n), n); });
 }
 
 // h += bias + residual, in place, and y = LayerNorm(h); mean and 1 / deviation of each row (T) are for the way back.
 template <class N>
-static void norm_forward(N *y, N *h, const N *residual, const float *bias, const float *gamma, const float *beta,
+static void norm_forward(N *y, i64 ld_y, N *h, const N *residual, i64 ld_residual, const float *bias, const float *gamma, const float *beta,
                          float *mean, float *rstd, float eps, i64 T, i64 D) {
 #pragma omp parallel for schedule(static)
     for (i64 t = 0; t < T; t++) {
         N *row = h + t * D;
         vf sums = all(0), squares = all(0);
         over(D, [&](i64 d, auto n) {
-            store(row + d, load(row + d, n) + load(bias + d, n) + load(residual + t * D + d, n), n);
+            store(row + d, load(row + d, n) + load(bias + d, n) + load(residual + t * ld_residual + d, n), n);
             sums += load(row + d, n);
         });
         float m = sum(sums) / D;
@@ -49,7 +50,7 @@ static void norm_forward(N *y, N *h, const N *residual, const float *bias, const
         });
         float r = 1.0f / std::sqrt(sum(squares) / D + eps);
         over(D, [&](i64 d, auto n) {
-            store(y + t * D + d, (load(row + d, n) - m) * r * load(gamma + d, n) + load(beta + d, n), n);
+            store(y + t * ld_y + d, (load(row + d, n) - m) * r * load(gamma + d, n) + load(beta + d, n), n);
         });
         mean[t] = m;
         rstd[t] = r;
@@ -58,15 +59,15 @@ static void norm_forward(N *y, N *h, const N *residual, const float *bias, const
 
 // dh = the gradient at LayerNorm's input h, from dy + more at its output; `more` may be null, dh may be dy.
 template <class N>
-static void norm_backward(N *dh, const N *dy, const N *more, const N *h, const float *mean, const float *rstd,
+static void norm_backward(N *dh, i64 ld_dh, const N *dy, i64 ld_dy, const N *more, i64 ld_more, const N *h, const float *mean, const float *rstd,
                           const float *gamma, i64 T, i64 D) {
 #pragma omp parallel for schedule(static)
     for (i64 t = 0; t < T; t++) {
         float g[D], m = mean[t], r = rstd[t];
         vf sums = all(0), along = all(0);
         over(D, [&](i64 d, auto n) {
-            vf x = load(dy + t * D + d, n);
-            if (more) x += load(more + t * D + d, n);
+            vf x = load(dy + t * ld_dy + d, n);
+            if (more) x += load(more + t * ld_more + d, n);
             x *= load(gamma + d, n);
             store(g + d, x, n);
             sums += x;
@@ -74,7 +75,7 @@ static void norm_backward(N *dh, const N *dy, const N *more, const N *h, const f
         });
         float a = sum(sums) / D, b = sum(along) * r * r / D;
         over(D, [&](i64 d, auto n) {
-            store(dh + t * D + d, (load(g + d, n) - a - (load(h + t * D + d, n) - m) * b) * r, n);
+            store(dh + t * ld_dh + d, (load(g + d, n) - a - (load(h + t * D + d, n) - m) * b) * r, n);
         });
     }
 }
@@ -123,15 +124,15 @@ template <class N> static void softmax_backward(N *dp, const N *p, float scale, 
 
 // heads (n, B, H, S, K) = rows (B * S, n * H * K) + bias (n * H * K, or null); n = 3 for query, key, value together.
 template <class N>
-static void split_heads(N *heads, const N *rows, const float *bias, i64 n, i64 B, i64 H, i64 S, i64 K) {
+static void split_heads(N *heads, const N *rows, i64 ld, const float *bias, i64 n, i64 B, i64 H, i64 S, i64 K) {
 #pragma omp parallel for schedule(static)
     for (i64 b = 0; b < B; b++)
         for (i64 i = 0; i < n; i++)
             for (i64 h = 0; h < H; h++) {
                 N *to = heads + ((i * B + b) * H + h) * S * K;
-                const N *from = rows + b * S * n * H * K + (i * H + h) * K;
+                const N *from = rows + b * S * ld + (i * H + h) * K;
                 const float *add = bias ? bias + (i * H + h) * K : nullptr;
-                for (i64 s = 0; s < S; s++, to += K, from += n * H * K)
+                for (i64 s = 0; s < S; s++, to += K, from += ld)
                     over(K, [&](i64 k, auto m) {
                         vf x = load(from + k, m);
                         store(to + k, add ? x + load(add + k, m) : x, m);
@@ -140,21 +141,21 @@ static void split_heads(N *heads, const N *rows, const float *bias, i64 n, i64 B
 }
 
 // rows (B * S, n * H * K) = heads (n, B, H, S, K).
-template <class N> static void join_heads(N *rows, const N *heads, i64 n, i64 B, i64 H, i64 S, i64 K) {
+template <class N> static void join_heads(N *rows, i64 ld, const N *heads, i64 n, i64 B, i64 H, i64 S, i64 K) {
 #pragma omp parallel for schedule(static)
     for (i64 b = 0; b < B; b++)
         for (i64 i = 0; i < n; i++)
             for (i64 h = 0; h < H; h++) {
-                N *to = rows + b * S * n * H * K + (i * H + h) * K;
+                N *to = rows + b * S * ld + (i * H + h) * K;
                 const N *from = heads + ((i * B + b) * H + h) * S * K;
-                for (i64 s = 0; s < S; s++, from += K, to += n * H * K) std::memcpy(to, from, K * sizeof(N));
+                for (i64 s = 0; s < S; s++, from += K, to += ld) std::memcpy(to, from, K * sizeof(N));
             }
 }
 
 // to = (add ? to : 0) + from where chance lets it through, times `by`; elsewhere from counts as 0. All (T, D).
 // A number's chance is a hash of its place and the seed (MurmurHash3's finalizer), so the way back draws the same.
 template <class N>
-static void dropout(N *to, const N *from, uint32_t seed, uint32_t below, float by, i64 add, i64 T, i64 D) {
+static void dropout(N *to, i64 ld_to, const N *from, i64 ld_from, uint32_t seed, uint32_t below, float by, i64 add, i64 T, i64 D) {
 #pragma omp parallel for schedule(static)
     for (i64 t = 0; t < T; t++)
         over(D, [&](i64 d, auto n) {
@@ -165,23 +166,23 @@ static void dropout(N *to, const N *from, uint32_t seed, uint32_t below, float b
             hash = (hash ^ (hash >> 16)) * 0x85ebca6bu;
             hash = (hash ^ (hash >> 13)) * 0xc2b2ae35u;
             hash ^= hash >> 16;
-            vf x = hash < below ? all(0) : load(from + t * D + d, n) * by;
-            store(to + t * D + d, add ? load(to + t * D + d, n) + x : x, n);
+            vf x = hash < below ? all(0) : load(from + t * ld_from + d, n) * by;
+            store(to + t * ld_to + d, add ? load(to + t * ld_to + d, n) + x : x, n);
         });
 }
 
 // ------------------------------------------------------------------------------------------- names that ctypes finds
 
 #define EXPORT(NAME, ...) extern "C" void NAME##_bf16 __VA_ARGS__(bf16) extern "C" void NAME##_fp32 __VA_ARGS__(float)
-#define GELU_FORWARD(N) (N *o, N *z, const float *b, i64 T, i64 D) { gelu_forward(o, z, b, T, D); }
-#define MULTIPLY(N) (N *to, const N *by, i64 T, i64 D) { multiply(to, by, T, D); }
-#define NORM_FORWARD(N) (N *y, N *h, const N *x, const float *b, const float *g, const float *e, float *m, float *r, float eps, i64 T, i64 D) { norm_forward(y, h, x, b, g, e, m, r, eps, T, D); }
-#define NORM_BACKWARD(N) (N *o, const N *y, const N *more, const N *h, const float *m, const float *r, const float *g, i64 T, i64 D) { norm_backward(o, y, more, h, m, r, g, T, D); }
+#define GELU_FORWARD(N) (N *o, i64 lo, N *z, const float *b, i64 T, i64 D) { gelu_forward(o, lo, z, b, T, D); }
+#define MULTIPLY(N) (N *to, i64 lt, const N *by, i64 T, i64 D) { multiply(to, lt, by, T, D); }
+#define NORM_FORWARD(N) (N *y, i64 ly, N *h, const N *x, i64 lx, const float *b, const float *g, const float *e, float *m, float *r, float eps, i64 T, i64 D) { norm_forward(y, ly, h, x, lx, b, g, e, m, r, eps, T, D); }
+#define NORM_BACKWARD(N) (N *o, i64 lo, const N *y, i64 ly, const N *more, i64 lm, const N *h, const float *m, const float *r, const float *g, i64 T, i64 D) { norm_backward(o, lo, y, ly, more, lm, h, m, r, g, T, D); }
 #define SOFTMAX_FORWARD(N) (N *p, const float *m, const float *places, float by, i64 B, i64 H, i64 S) { softmax_forward(p, m, places, by, B, H, S); }
 #define SOFTMAX_BACKWARD(N) (N *d, const N *p, float by, i64 rows, i64 S) { softmax_backward(d, p, by, rows, S); }
-#define SPLIT_HEADS(N) (N *to, const N *rows, const float *b, i64 n, i64 B, i64 H, i64 S, i64 K) { split_heads(to, rows, b, n, B, H, S, K); }
-#define JOIN_HEADS(N) (N *rows, const N *from, i64 n, i64 B, i64 H, i64 S, i64 K) { join_heads(rows, from, n, B, H, S, K); }
-#define DROPOUT(N) (N *to, const N *from, uint32_t seed, uint32_t below, float by, i64 add, i64 T, i64 D) { dropout(to, from, seed, below, by, add, T, D); }
+#define SPLIT_HEADS(N) (N *to, const N *rows, i64 ld, const float *b, i64 n, i64 B, i64 H, i64 S, i64 K) { split_heads(to, rows, ld, b, n, B, H, S, K); }
+#define JOIN_HEADS(N) (N *rows, i64 ld, const N *from, i64 n, i64 B, i64 H, i64 S, i64 K) { join_heads(rows, ld, from, n, B, H, S, K); }
+#define DROPOUT(N) (N *to, i64 lt, const N *from, i64 lf, uint32_t seed, uint32_t below, float by, i64 add, i64 T, i64 D) { dropout(to, lt, from, lf, seed, below, by, add, T, D); }
 
 EXPORT(gelu_forward, GELU_FORWARD)
 EXPORT(multiply, MULTIPLY)
