@@ -24,9 +24,10 @@ from peft import PeftModel
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from textlora import bases, budget, device, model, runs
+from textlora import bases, budget, device, engine, model, runs
 from textlora import config as configs
 from textlora.config import Config
+from textlora.engine import kernels
 from textlora.errors import TextLoraError
 
 Facts = dict[str, Any]
@@ -138,8 +139,19 @@ def _choices(config: Config) -> Facts:
     return {
         "device": place.type,
         "precision": {"dtype": dtype, "why": _why(dtype, place.type)},
-        "engine": {"name": "plain", "why": "Hugging Face's own modules; there is no other engine yet"},
+        "engine": _engine(place.type),
     }
+
+
+def _engine(place: str) -> Facts:
+    """Which engine would run a base that the fast one covers, and with which kernels, which are compiled now."""
+    if place != "cpu":
+        return {"name": "plain", "why": f"the fast engine is for CPUs, this is {place}"}
+    try:
+        kernels.compiled(device.cpu_isa())
+    except kernels.NotCompiled as error:
+        return {"name": "fast", "why": f"in torch, without its C++ kernels: {error}"}
+    return {"name": "fast", "why": f"with C++ kernels for {device.cpu_isa()}"}
 
 
 def _why(dtype: str, place: str) -> str:
@@ -179,6 +191,7 @@ def _network(config: Config) -> PeftModel:
     plan = budget.plan(config, bases.shapes(base), NUM_LABELS, base.hub_id)
     labels = tuple(f"label {i}" for i in range(NUM_LABELS))
     network, _ = model.build(config, plan, labels, device.compute_dtype(config.precision))
+    engine.use(network, config.engine, lambda line: None)
     return network.to(device.pick_device())
 
 

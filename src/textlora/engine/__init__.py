@@ -26,7 +26,7 @@ from textlora.engine.block import Parts, apply
 from textlora.engine.buffers import Buffers
 from textlora.engine.families import FAMILIES, Family
 from textlora.engine.product import Adapter, Kernels, Product
-from textlora.engine.reference import Norm
+from textlora.engine.reference import Norm, Reference
 from textlora.errors import UsageError
 
 ADAPTER = "default"  # PEFT's name of the one adapter that textlora's models have
@@ -48,7 +48,10 @@ def use(model: PeftModel, wanted: str, say: Callable[[str], None]) -> str:
         raise UsageError(f"the fast engine can't run this model: {reason}", "use --engine auto")
     if reason:
         say(f"engine: plain, {reason}")
-    return "plain" if reason else "fast"
+        return "plain"
+    if isinstance(found := kernels.load(), Reference):
+        say(f"engine: fast, but its kernels run in torch: {found.why}")
+    return "fast"
 
 
 def swap_in(model: PeftModel) -> str:
@@ -60,7 +63,8 @@ def swap_in(model: PeftModel) -> str:
     scratch, compiled = Buffers(), kernels.load()
     family = FAMILIES[_config(model).model_type]
     for block in blocks:
-        block.forward = types.MethodType(_forward(_parts(block, family, model, compiled, scratch), family), block)
+        parts = _parts(block, family, model, compiled, scratch)
+        block.forward = types.MethodType(_forward(parts, _adapted(block), family), block)
     return ""
 
 
@@ -104,8 +108,19 @@ def _blocks(model: PeftModel) -> list[nn.Module]:
     return blocks
 
 
+def _adapted(block: nn.Module) -> list[LoraLinear]:
+    return [module for module in block.modules() if isinstance(module, LoraLinear)]
+
+
+def _in_use(layers: list[LoraLinear]) -> bool:
+    """Whether PEFT would add the one adapter to each: not if merged, switched off, or beside another."""
+    return not any(x.merged or x.disable_adapters or x.active_adapters != [ADAPTER] for x in layers)
+
+
 def _check(block: nn.Module) -> None:
     """Raises NotCovered for anything trained but plain LoRA on linears, and for dropout that isn't an adapter's."""
+    if not _in_use(_adapted(block)):
+        raise NotCovered("adapters are merged, switched off or more than one")
     adapters: set[int] = set()
     for name, module in block.named_modules():
         if isinstance(module, LoraLinear):
@@ -119,8 +134,6 @@ def _check(block: nn.Module) -> None:
 
 
 def _check_adapter(name: str, module: LoraLinear) -> None:
-    if module.active_adapters != [ADAPTER] or module.merged or module.disable_adapters:
-        raise NotCovered(f"{name} has adapters merged, switched off or more than one")
     if module.use_dora.get(ADAPTER) or module.lora_bias.get(ADAPTER) or module.fan_in_fan_out:
         raise NotCovered(f"{name} has DoRA or biases in its adapter")
     if not isinstance(module.base_layer, nn.Linear) or type(module.base_layer) is not nn.Linear:
@@ -155,9 +168,7 @@ def _product(block: nn.Module, paths: tuple[str, ...], compiled: Kernels) -> Pro
         linear: Any = module.base_layer if isinstance(module, LoraLinear) else module
         linears.append(linear)
         if isinstance(module, LoraLinear):
-            a, b = (getattr(module, name)[ADAPTER].weight for name in ("lora_A", "lora_B"))
-            outputs = slice(start, start + linear.out_features)
-            adapters.append(Adapter(a, b, module.scaling[ADAPTER], module.lora_dropout[ADAPTER], outputs))
+            adapters.append(Adapter(module, ADAPTER, slice(start, start + linear.out_features)))
         start += linear.out_features
     return Product(linears, adapters, compiled)
 
@@ -170,11 +181,13 @@ def _norm(block: nn.Module, path: str) -> Norm:
 # ---------------------------------------------------------------------------------------------------- a block's forward
 
 
-def _forward(parts: Parts, family: Family) -> Callable[..., Any]:
+def _forward(parts: Parts, adapted: list[LoraLinear], family: Family) -> Callable[..., Any]:
     def forward(
-        block: nn.Module, hidden_states: Tensor, attention_mask: Tensor | None = None, third: Any = None, **_: Any
+        block: nn.Module, hidden_states: Tensor, attention_mask: Tensor | None = None, *rest: Any, **others: Any
     ) -> Any:
-        position = third if family.position_bias else None
+        if not _in_use(adapted):
+            return type(block).forward(block, hidden_states, attention_mask, *rest, **others)
+        position = rest[0] if family.position_bias and rest else None
         where = Where(_key_mask(attention_mask, hidden_states), None if position is None else position[0].float())
         out_BSD = apply(parts, hidden_states.to(parts.qkv.dtype), where)
         return (out_BSD,) if family.returns_tuple else out_BSD

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import logging
 import os
 import platform
 import shutil
@@ -24,8 +23,6 @@ from torch import Tensor
 
 from textlora import device
 from textlora.engine.reference import Norm, Reference
-
-log = logging.getLogger("textlora")
 
 SOURCES = Path(__file__).parent / "csrc"
 # No fast-math: a NaN must stay one. libgomp isn't linked: the symbols are torch's own, and so are the threads.
@@ -47,26 +44,29 @@ def cache_folder() -> Path:
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "textlora"
 
 
+class NotCompiled(Exception):
+    """Why there are no compiled kernels here."""
+
+
 @cache
 def load() -> Native | Reference:
-    """The fastest kernels that this machine can have; a log line says why if those are torch's."""
+    """The compiled kernels, or their twins in torch, which know why they are used."""
     try:
         return Native(compiled(device.cpu_isa()))
-    except (OSError, subprocess.SubprocessError, RuntimeError) as error:
-        log.info("the engine's C++ kernels aren't used (%s): their torch twins are", error)
-        return Reference()
+    except NotCompiled as error:
+        return Reference(str(error))
 
 
 def compiled(isa: str) -> Path:
     """The shared library for a CPU of this kind (device.cpu_isa), compiled if the cache lacks it.
 
-    Raises RuntimeError where there is no compiler, or none that knows the flags.
+    Raises NotCompiled where there is no compiler, none that knows the flags, or no folder to write to.
     """
     if sys.platform != "linux" or isa not in ISA_FLAGS:
-        raise RuntimeError(f"none are written for {sys.platform} on {platform.machine()}")
+        raise NotCompiled(f"none are written for {sys.platform} on {platform.machine()}")
     compiler = shutil.which(os.environ.get("CXX") or "g++") or shutil.which("c++") or shutil.which("clang++")
     if not compiler:
-        raise RuntimeError("there is no C++ compiler; install g++ for about twice the speed")
+        raise NotCompiled("there is no C++ compiler; install g++ for about twice the speed")
     files = sorted(SOURCES.iterdir())
     flags = (*FLAGS, *ISA_FLAGS[isa])
     digest = hashlib.sha256("\0".join((*flags, compiler, str(Path(compiler).resolve().stat().st_mtime))).encode())
@@ -74,25 +74,30 @@ def compiled(isa: str) -> Path:
         digest.update(file.read_bytes())
     library = cache_folder() / f"kernels-{digest.hexdigest()[:16]}.so"
     if not library.exists():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:  # another process may be compiling the same
-            objects = [_compile([compiler, *flags], file, Path(folder)) for file in files if file.suffix == ".cpp"]
-            built = Path(folder) / library.name
-            _run([compiler, "-shared", "-o", str(built), *map(str, objects)])
-            built.replace(library)
+        try:
+            _build([compiler, *flags], files, library)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise NotCompiled(str(error)) from error
     return library
 
 
-def _compile(compiler: list[str], file: Path, folder: Path) -> Path:
-    made = folder / f"{file.stem}.o"
-    _run([*compiler, "-c", str(file), "-o", str(made)])
-    return made
+def _build(compiler: list[str], files: list[Path], library: Path) -> None:
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:  # another process may be compiling the same
+        objects = []
+        for file in files:
+            if file.suffix == ".cpp":
+                objects.append(f"{folder}/{file.stem}.o")
+                _run([*compiler, "-c", str(file), "-o", objects[-1]])
+        built = Path(folder) / library.name
+        _run([compiler[0], "-shared", "-o", str(built), *objects])
+        built.replace(library)
 
 
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     if done.returncode:
-        raise RuntimeError(f"{command[0]} failed: {(done.stderr.strip() or 'no message').splitlines()[0][:200]}")
+        raise NotCompiled(f"{command[0]} failed: {(done.stderr.strip() or 'no message').splitlines()[0][:200]}")
 
 
 # ------------------------------------------------------------------------------------------------------------- calls

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
 from textlora.engine.buffers import Buffers
@@ -30,18 +31,31 @@ ALIGNED = 32  # numbers: rows of bf16 begin where a cache line does
 
 @dataclass(frozen=True)
 class Adapter:
-    """One linear's LoRA pair: A (r, K), B (its outputs, r), and which of the product's outputs are its linear's."""
+    """One linear's LoRA pair, and which of the product's outputs are its linear's. Read anew in each step."""
 
-    a: nn.Parameter
-    b: nn.Parameter
-    scaling: float
-    dropout: nn.Module  # nn.Dropout, whose p a schedule may change, or nn.Identity
+    layer: LoraLinear
+    name: str  # PEFT's
     outputs: slice
 
     @property
+    def a(self) -> nn.Parameter:
+        """(r, K)."""
+        return self.layer.lora_A[self.name].weight  # type: ignore[return-value]
+
+    @property
+    def b(self) -> nn.Parameter:
+        """(outputs, r)."""
+        return self.layer.lora_B[self.name].weight  # type: ignore[return-value]
+
+    @property
+    def scaling(self) -> float:
+        return self.layer.scaling[self.name]
+
+    @property
     def p(self) -> float:
-        """How often an input is dropped now."""
-        return self.dropout.p if self.dropout.training and isinstance(self.dropout, nn.Dropout) else 0.0
+        """How often an input is dropped now: a schedule may change it."""
+        dropout = self.layer.lora_dropout[self.name]
+        return dropout.p if dropout.training and isinstance(dropout, nn.Dropout) else 0.0
 
 
 @dataclass(frozen=True)

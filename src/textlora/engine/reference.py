@@ -22,6 +22,9 @@ class Reference:
 
     tiles = False
 
+    def __init__(self, why: str = "") -> None:
+        self.why = why  # there are no compiled ones
+
     def gelu_forward(self, out_TD: Tensor, z_TD: Tensor, bias_D: Tensor) -> None:
         """out = gelu(z + bias), and z becomes the derivative there."""
         x_TD = z_TD.float() + bias_D
