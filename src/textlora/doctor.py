@@ -150,7 +150,7 @@ def _engine(place: str) -> Facts:
     try:
         kernels.compiled(device.cpu_isa())
     except kernels.NotCompiled as error:
-        return {"name": "fast", "why": f"in torch, without its C++ kernels: {error}"}
+        return {"name": "plain", "why": f"the fast engine's C++ kernels can't be used: {error}"}
     return {"name": "fast", "why": f"with C++ kernels for {device.cpu_isa()}"}
 
 

@@ -144,7 +144,7 @@ def load(
         allow_other_base=allow_other_base,
         dtype=device.compute_dtype(precision),
     )
-    engine.swap_in(loaded.model)
+    engine.use(loaded.model, "auto", log.debug)
     return Predictor(loaded.model, load_tokenizer(loaded.tokenizer_folder), loaded.settings)
 
 

@@ -43,28 +43,28 @@ def use(model: PeftModel, wanted: str, say: Callable[[str], None]) -> str:
     """
     if wanted == "plain":
         return "plain"
-    reason = swap_in(model)
+    compiled = kernels.load()
+    if isinstance(compiled, Reference) and wanted == "auto":
+        reason = f"its C++ kernels can't be used: {compiled.why}"  # their twins are slower than Hugging Face's modules
+    else:
+        reason = swap_in(model)
     if reason and wanted == "fast":
         raise UsageError(f"the fast engine can't run this model: {reason}", "use --engine auto")
     if reason:
         say(f"engine: plain, {reason}")
-        return "plain"
-    if isinstance(found := kernels.load(), Reference):
-        say(f"engine: fast, but its kernels run in torch: {found.why}")
-    return "fast"
+    return "plain" if reason else "fast"
 
 
 def swap_in(model: PeftModel) -> str:
     """Give `model` the fast path. Returns "" if it has it now, else the reason why it runs plain."""
+    scratch, compiled = Buffers(), kernels.load()
     try:
-        blocks = _blocks(model)
+        family, blocks = _blocks(model)
+        parts = [_parts(block, family, model, compiled, scratch) for block in blocks]
     except NotCovered as reason:
         return str(reason)
-    scratch, compiled = Buffers(), kernels.load()
-    family = FAMILIES[_config(model).model_type]
-    for block in blocks:
-        parts = _parts(block, family, model, compiled, scratch)
-        block.forward = types.MethodType(_forward(parts, _adapted(block), family), block)
+    for block, of_block in zip(blocks, parts, strict=True):
+        block.forward = types.MethodType(_forward(of_block, _adapted(block), family), block)
     return ""
 
 
@@ -87,8 +87,8 @@ def _config(model: PeftModel) -> Any:
     return model.get_base_model().config
 
 
-def _blocks(model: PeftModel) -> list[nn.Module]:
-    """The encoder's blocks. Raises NotCovered."""
+def _blocks(model: PeftModel) -> tuple[Family, list[nn.Module]]:
+    """The encoder's family and blocks. Raises NotCovered."""
     config = _config(model)
     family = FAMILIES.get(config.model_type)
     if family is None:
@@ -105,7 +105,7 @@ def _blocks(model: PeftModel) -> list[nn.Module]:
     blocks = list(encoder.get_submodule(family.blocks))
     for block in blocks:
         _check(block)
-    return blocks
+    return family, blocks
 
 
 def _adapted(block: nn.Module) -> list[LoraLinear]:
@@ -136,8 +136,6 @@ def _check(block: nn.Module) -> None:
 def _check_adapter(name: str, module: LoraLinear) -> None:
     if module.use_dora.get(ADAPTER) or module.lora_bias.get(ADAPTER) or module.fan_in_fan_out:
         raise NotCovered(f"{name} has DoRA or biases in its adapter")
-    if not isinstance(module.base_layer, nn.Linear) or type(module.base_layer) is not nn.Linear:
-        raise NotCovered(f"{name} is held in {type(module.base_layer).__name__}")
 
 
 # ------------------------------------------------------------------------------------------------------ a block's parts
@@ -166,6 +164,8 @@ def _product(block: nn.Module, paths: tuple[str, ...], compiled: Kernels) -> Pro
     for path in paths:
         module = block.get_submodule(path)
         linear: Any = module.base_layer if isinstance(module, LoraLinear) else module
+        if type(linear) is not nn.Linear or linear.bias is None:
+            raise NotCovered(f"{path} isn't a plain linear with a bias")
         linears.append(linear)
         if isinstance(module, LoraLinear):
             adapters.append(Adapter(module, ADAPTER, slice(start, start + linear.out_features)))

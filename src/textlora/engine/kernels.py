@@ -1,7 +1,7 @@
-"""The kernels of csrc/, compiled once for this machine and called through ctypes; without a compiler, torch twins.
+"""The kernels of csrc/, compiled once for this machine and called through ctypes.
 
-`Native` and reference.Reference have the same methods. The compiled file lies in the user's cache, named by the hash of
-its source, flags and compiler: a new version, compiler or instruction set makes a new one.
+`Native` and reference.Reference, their twins in torch, have the same methods. The compiled file lies in the user's
+cache, named by the hash of its source, flags and compiler: a new version, compiler or instruction set makes a new one.
 """
 
 from __future__ import annotations
