@@ -82,6 +82,16 @@ def test_by_few_rows_the_head_stays_as_it_was() -> None:
     assert b < 0.3
 
 
+def test_a_row_that_counts_three_times_is_three_rows() -> None:
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 3, 200)
+    head, other = (np.eye(3)[labels] + rng.normal(size=(200, 3)) for _ in range(2))
+    rows = np.repeat(np.arange(200), np.where(labels == 2, 3, 1))
+    weighted = bag.shares(head, other, labels, {0: 1.0, 1: 1.0, 2: 3.0})
+    np.testing.assert_allclose(weighted, bag.shares(head[rows], other[rows], labels[rows]), atol=1e-3)
+    assert abs(weighted[1] - bag.shares(head, other, labels)[1]) > 1e-3
+
+
 def test_the_blend_is_never_less_likely_than_the_head_alone() -> None:
     from scipy.special import log_softmax
 

@@ -62,16 +62,20 @@ def fit(
     return weights
 
 
-def shares(head_NC: Floats, bag_NC: Floats, labels: NDArray[np.integer]) -> tuple[float, float]:
+def shares(
+    head_NC: Floats, bag_NC: Floats, labels: NDArray[np.integer], class_weight: dict[int, float] | None = None
+) -> tuple[float, float]:
     """(a, b) for which a * head + b * bag, as logits, are most likely to give the labels of held-out rows.
 
-    Starts from, and by few rows stays near, PRIOR: a Gaussian of deviation 1 on each. `a` is also a temperature.
+    Rows count as `class_weight` says, as they did in training: else the many would vote the few down once more. Starts
+    from, and by few rows stays near, PRIOR: a Gaussian of deviation 1 on each. `a` is also a temperature.
     """
     held = np.arange(len(labels))
+    counts = np.ones(len(labels)) if class_weight is None else np.array([class_weight[c] for c in labels.tolist()])
 
     def cost(ab: Floats) -> float:
-        likelihood = log_softmax(ab[0] * head_NC.astype(np.float64) + ab[1] * bag_NC, axis=1)[held, labels].sum()
-        return float(((ab - np.array(PRIOR)) ** 2).sum() / 2 - likelihood)
+        likely = log_softmax(ab[0] * head_NC.astype(np.float64) + ab[1] * bag_NC, axis=1)[held, labels]
+        return float(((ab - np.array(PRIOR)) ** 2).sum() / 2 - counts @ likely)
 
     found = minimize(cost, PRIOR, method="L-BFGS-B", bounds=[(1 / LARGEST, LARGEST), (0, LARGEST)]).x
     return float(found[0]), float(found[1])

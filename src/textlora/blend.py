@@ -25,7 +25,7 @@ def blend_bag(
     rows, held = (bag.features(split.ids, split.offsets, config.vocab_size) for split in (train, validation))
     weights_VC = bag.fit(rows, train_labels[train.text_of], config.num_labels, class_weight, train.shares)
     head, alone = predict.logits(trained, validation, pad_id), validation.mean(held @ weights_VC)
-    head_share, bag_share = bag.shares(head, alone, labels)
+    head_share, bag_share = bag.shares(head, alone, labels, class_weight)
     model.add_bag(trained, weights_VC, head_share, bag_share)
     before, by_itself, after = (
         float((logits.argmax(1) == labels).mean()) for logits in (head, alone, head_share * head + bag_share * alone)
