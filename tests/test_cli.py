@@ -401,6 +401,7 @@ def test_train_prints_the_run_on_stdout_and_everything_else_on_stderr(ask, train
     runs.verify(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_train_as_json_is_one_object_with_the_summary(train_words, tmp_path):
     """In a process of its own: nothing that a library prints may get between."""
     answer = spawn(*train_words, "--data", "mini-news", "--json")
@@ -431,6 +432,7 @@ def test_random_weights_are_warned_about(ask):
     assert answer.err.startswith("WARNING: random base weights")
 
 
+@pytest.mark.slow
 def test_resume_goes_on_with_the_runs_own_settings(ask, train_words, tmp_path):
     assert ask(*train_words, "--data", "mini-news").code == 0
     before = (tmp_path / "out" / "adapter" / "adapter_model.safetensors").read_bytes()

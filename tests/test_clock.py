@@ -139,6 +139,7 @@ def test_what_is_no_time_is_told(text):
     assert any("time_limit must be" in line for line in Config(batch_tokens=2048, time_limit=text).problems())
 
 
+@pytest.mark.slow
 def test_a_run_ends_in_its_time_judged_and_saved(tiny_config, tmp_path):
     config = tiny_config("bert", max_steps=1_000_000, max_eval_samples=20, time_limit="14s")
     began = time.monotonic()

@@ -63,12 +63,16 @@ def step(network: PeftModel, inputs: dict[str, torch.Tensor]) -> tuple[torch.Ten
 
 
 def assert_same(plain: Any, fast: Any, tolerance: float) -> None:
-    """Each of the same name, to `tolerance` of the largest number in it."""
+    """Logits to `tolerance` of the largest, each gradient to that of its norm.
+
+    A gradient far smaller than the others is a difference of larger numbers, whose rounding it carries: a floor.
+    """
     (logits, gradients), (fast_logits, fast_gradients) = plain, fast
+    floor = 0.05 * max(float(gradient.norm()) for gradient in gradients.values())
     assert (logits - fast_logits).abs().max() <= tolerance * logits.abs().max()
     assert gradients.keys() == fast_gradients.keys()
     for name, gradient in gradients.items():
-        off = (gradient - fast_gradients[name]).norm() / gradient.norm().clamp(min=1e-6)
+        off = (gradient - fast_gradients[name]).norm() / gradient.norm().clamp(min=floor)
         assert off <= tolerance, f"{name}: {off:.2g}"
 
 

@@ -53,6 +53,7 @@ def test_public_names_are_sorted_distinct_and_all_there():
         assert value.__module__.startswith("textlora."), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["", "textlora.train", "textlora.evaluate", "textlora.cli"])
 def test_a_public_function_stays_one_though_a_module_has_its_name(first):
     """`textlora.train` is a function; importing the module textlora.train must not put itself in its place."""

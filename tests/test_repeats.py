@@ -36,6 +36,7 @@ def three(tiny_config, tmp_path_factory):
     return train(tiny_config("bert", seeds=3, metric_for_best_model="f1_macro"), out=out, say=said.append), said
 
 
+@pytest.mark.slow
 def test_the_best_seed_is_a_normal_run_and_the_others_are_kept(three):
     run, said = three
     kept = json.loads((run.folder / "seeds.json").read_text())
@@ -61,6 +62,7 @@ def test_each_seed_is_the_run_it_would_be_alone(three, trained):
     assert weights(run.folder) == weights(alone)
 
 
+@pytest.mark.slow
 def test_an_interrupted_series_keeps_what_is_finished_and_goes_on(tiny_config, tmp_path, three, monkeypatch):
     config = tiny_config("bert", seeds=3, metric_for_best_model="f1_macro")
     begun: list[int] = []

@@ -59,6 +59,7 @@ def test_predict_is_the_label_of_the_largest_probability(fitted):
     assert fitted.score(TEXTS, LABELS) == np.mean(fitted.predict(TEXTS) == np.array(LABELS))
 
 
+@pytest.mark.slow
 def test_a_clone_with_the_same_seed_gives_the_same_probabilities_and_another_seed_others(fitted):
     again = clone(fitted)
     assert not hasattr(again, "adapter_")

@@ -65,6 +65,7 @@ def test_summary_holds_the_contracts_keys(trained):
     assert set(summary["baselines"]) == {"majority", "tfidf-logreg"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{}, {"lora_dropout": 0.2}, {"per_device_train_batch_size": 8, "lora_dropout": 0.1}]
 )
@@ -249,6 +250,7 @@ def test_label_weights_have_mean_one_and_balanced_ones_equal_mass():
 # ------------------------------------------------------------------------------------------------ the plain Trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["linear", "cosine_with_restarts"])
 def test_twenty_losses_equal_the_plain_trainers(schedule, tiny_config, tmp_path):
     config = tiny_config(
