@@ -6,6 +6,7 @@ fp32 is compared closely, bf16 within its rounding: relative to plain bf16's own
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -295,6 +296,32 @@ def test_what_is_not_covered_runs_plain_and_says_why(
         engine.use(network, "fast", said.append)
     assert engine.use(network, "plain", said.append) == "plain"
     assert len(said) == 1
+
+
+def test_a_model_that_will_move_to_a_gpu_stays_plain(tiny_config: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run asks before the Trainer moves the model: its weights are still on the CPU."""
+    network = build(tiny_config)
+    monkeypatch.setattr(device, "pick_device", lambda: torch.device("cuda"))
+    said: list[str] = []
+    assert engine.use(network, "auto", said.append) == "plain"
+    assert "on cuda" in said[0]
+    assert not engine.swapped_in(network)
+
+
+def test_several_threads_may_predict_with_one_model(tiny_config: Tiny) -> None:
+    network = build(tiny_config).eval()
+    engine.swap_in(network)
+    rng = np.random.default_rng(0)
+    batches = [batch(rng, [40 - i, 20 + i], 0) for i in range(8)]
+
+    def logits(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        with torch.inference_mode():
+            return network(**inputs).logits.clone()
+
+    alone = [logits(inputs) for inputs in batches]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(logits, batches * 10))
+    assert all(torch.equal(one, alone[i % 8]) for i, one in enumerate(together))
 
 
 def test_names_and_parameters_stay_what_they_were(tiny_config: Tiny) -> None:

@@ -20,6 +20,7 @@ from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
+from textlora import device
 from textlora.engine import kernels
 from textlora.engine.attention import Where, pick
 from textlora.engine.block import Parts, apply
@@ -93,9 +94,10 @@ def _blocks(model: PeftModel) -> tuple[Family, list[nn.Module]]:
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise NotCovered(f"it has no blocks for {config.model_type}")
-    weight = next(p for p in model.parameters() if not p.requires_grad)
-    if weight.device.type != "cpu" or weight.dtype not in (torch.bfloat16, torch.float32):
-        raise NotCovered(f"it is for bf16 and fp32 on CPUs, this is {weight.dtype} on {weight.device.type}")
+    dtype = next(p for p in model.parameters() if not p.requires_grad).dtype
+    place = device.pick_device().type  # not the weights': the Trainer moves them there later
+    if place != "cpu" or dtype not in (torch.bfloat16, torch.float32):
+        raise NotCovered(f"it is for bf16 and fp32 on CPUs, this is {dtype} on {place}")
     if getattr(config, family.activation) != "gelu":
         raise NotCovered(f"its activation is gelu, this base has {getattr(config, family.activation)}")
     if getattr(config, "is_decoder", False) or getattr(config, "chunk_size_feed_forward", 0):

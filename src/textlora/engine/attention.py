@@ -45,15 +45,15 @@ class InTiles:
 
     def forward(
         self, out_TD: Tensor, qkv_T3D: Tensor, bias_3D: Tensor, where: Where, sizes: Sizes, keep: Buffers, _: Buffers
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor | None, ...]:
         tops = keep.take("tops", sizes[:3], torch.float32)
         bys = keep.take("bys", sizes[:3], torch.float32)
         position = None if where.position_HSS is None else where.position_HSS.transpose(1, 2).contiguous()
         added = bias_3D, where.mask_BS, position
         self.kernels.attention_forward(out_TD, tops, bys, qkv_T3D, *added, sizes.scale, *sizes)
-        return (tops, bys, qkv_T3D, *added)  # type: ignore[return-value]
+        return (tops, bys, qkv_T3D, *added)
 
-    def backward(self, dqkv_T3D: Tensor, dout_TD: Tensor, kept: tuple[Tensor, ...], sizes: Sizes, _: Buffers) -> None:
+    def backward(self, dqkv_T3D: Tensor, dout_TD: Tensor, kept: tuple[Any, ...], sizes: Sizes, _: Buffers) -> None:
         self.kernels.attention_backward(dqkv_T3D, dout_TD, *kept, sizes.scale, *sizes)
 
 
@@ -72,7 +72,7 @@ class ByProducts:
         sizes: Sizes,
         keep: Buffers,
         scratch: Buffers,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor | None, ...]:
         (B, H, S, K), dtype, k = sizes, out_TD.dtype, self.kernels
         heads = keep.take("heads", (3, B, H, S, K), dtype)
         k.split_heads(heads, qkv_T3D, bias_3D)
@@ -86,7 +86,7 @@ class ByProducts:
         return heads, p
 
     def backward(
-        self, dqkv_T3D: Tensor, dout_TD: Tensor, kept: tuple[Tensor, ...], sizes: Sizes, scratch: Buffers
+        self, dqkv_T3D: Tensor, dout_TD: Tensor, kept: tuple[Any, ...], sizes: Sizes, scratch: Buffers
     ) -> None:
         (B, H, S, K), dtype, k = sizes, dout_TD.dtype, self.kernels
         heads, p = kept
@@ -95,7 +95,7 @@ class ByProducts:
         do = scratch.take("o_heads", (1, B, H, S, K), dtype)
         k.split_heads(do, dout_TD, None)
         do_NSK = do.view(B * H, S, K)
-        dheads, dp = scratch.take("dheads", heads.shape, dtype), scratch.take("dp", p.shape, dtype)  # type: ignore[arg-type]
+        dheads, dp = scratch.take("dheads", heads.shape, dtype), scratch.take("dp", p.shape, dtype)
         dq_NSK, dk_NSK, dv_NSK = dheads.view(3, B * H, S, K)
         torch.bmm(p_NSS.transpose(1, 2), do_NSK, out=dv_NSK)
         torch.bmm(do_NSK, v_NSK.transpose(1, 2), out=dp.view(B * H, S, S))

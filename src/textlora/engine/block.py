@@ -49,7 +49,7 @@ class Kept(NamedTuple):
     """A block's activations, from its forward to its way back. x, o, y, g: the products' inputs, with their room."""
 
     x: Tensor
-    scores: tuple[Tensor, ...]  # what the attention wants to see again
+    scores: tuple[Tensor | None, ...]  # what the attention wants to see again
     o: Tensor
     h1_TD: Tensor  # before the first norm, with its rows' mean and 1 / deviation
     mean_1: Tensor

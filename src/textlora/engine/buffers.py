@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from math import prod
 
 import torch
 from torch import Tensor
 
 
-class Buffers:
-    """Named tensors, each as large as it was ever asked for."""
+class Buffers(threading.local):
+    """Named tensors, each as large as it was ever asked for. Every thread has its own: several may predict at once."""
 
     def __init__(self) -> None:
         self._held: dict[tuple[str, torch.dtype], Tensor] = {}

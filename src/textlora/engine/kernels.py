@@ -182,7 +182,7 @@ class Native:
     def outer(self, low_TR: Tensor, rows_TC: Tensor) -> Tensor:
         (T, R), C = low_TR.shape, rows_TC.shape[1]
         if not self.tiles or low_TR.dtype != torch.bfloat16 or C % 64:
-            return Reference.outer(self, low_TR, rows_TC)  # type: ignore[arg-type]
+            return Reference.outer(low_TR, rows_TC)
         sums_RC = torch.empty(R, C)
         self.library.outer(*map(_argument, (sums_RC, *_rows(low_TR), *_rows(rows_TC), T, R, C)))
         return sums_RC

@@ -101,6 +101,7 @@ class Reference:
         let_TD = torch.where(hash_TD < int(p * 2**32), 0.0, from_TD.float() * (1 / (1 - p)))
         to_TD.copy_(to_TD.float() + let_TD if add else let_TD)
 
-    def outer(self, low_TR: Tensor, rows_TC: Tensor) -> Tensor:
+    @staticmethod
+    def outer(low_TR: Tensor, rows_TC: Tensor) -> Tensor:
         """low^T rows, (R, C), in fp32."""
         return torch.mm(low_TR.t(), rows_TC).float()
