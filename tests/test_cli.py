@@ -92,7 +92,7 @@ def run(trained) -> Path:
 @pytest.fixture(scope="module")
 def loading(tiny_base) -> list[str]:
     """The flags that find the tiny run's base."""
-    return ["--base-weights", str(tiny_base("bert")), "--precision", "fp32"]
+    return ["--base-weights", str(tiny_base("bert")), "--precise"]
 
 
 @pytest.fixture
@@ -618,8 +618,9 @@ def bad(tmp_path_factory, run, tiny_base) -> dict[str, Path]:
 
 
 PLAN = "plan --base bert"
-ON = "--base-weights {base} --precision fp32"
-TRAIN = f"train --base bert {ON} --max-steps 2 --max-length 32 --batch-tokens 512 --out {{out}}"
+ON = "--base-weights {base} --precise"
+TRAIN = "train --base bert --base-weights {base} --precision fp32 --max-steps 2 --max-length 32"
+TRAIN += " --batch-tokens 512 --out {out}"
 EVALUATE = f"evaluate {{run}} {ON} --out {{out}}"
 PREDICT = f"predict {{run}} {ON} --format csv --output {{out}}"
 
@@ -735,7 +736,7 @@ BAD_INPUT = {
     ),
     "DIR is no adapter": ("inspect {empty_folder}", 2, "is no run and no adapter folder"),
     "adapter of another base": (
-        "classify {run} text --base-weights {other_base} --precision fp32",
+        "classify {run} text --base-weights {other_base} --precise",
         2,
         "trained on other weights",
     ),
@@ -745,7 +746,7 @@ BAD_INPUT = {
     "damaged tokenizer": (f"classify {{no_tokenizer_adapter}} text {ON}", 6, "can't be read"),
     "no text": (f"classify {{run}} {ON}", 2, "TEXT"),
     "empty text on the command line": (f"classify {{run}} good '' {ON}", 3, "text 2 is empty"),
-    "unknown precision": ("classify {run} text --precision fp8", 2, "invalid choice: 'fp8'"),
+    "a flag of training": ("classify {run} text --precision fp32", 2, "did you mean --precise"),
     "no --data": (EVALUATE, 2, "--data"),
     "split not there": (f"{EVALUATE} --data {{no_test}} --split test", 2, "has no split 'test'"),
     "unknown split": (f"{EVALUATE} --data mini-news --split tset", 2, "has no split 'tset'"),

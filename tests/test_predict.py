@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import random
+import threading
+import time
+from typing import Any
 
+import laws
 import numpy as np
 import pytest
+import torch
+from conftest import FAMILIES
+from peft import PeftModel
 
 import textlora
-from textlora import data, predict
+from textlora import bases, budget, data, engine, predict, tokens
+from textlora import model as models
+from textlora.engine.families import FAMILIES as ENGINE
 from textlora.errors import DataError, ResourceError, UsageError
 
 
@@ -162,3 +172,153 @@ def test_a_file_with_other_columns_is_read_by_name(trained, tiny_base, tmp_path)
     source = tmp_path / "in.csv"
     source.write_text("Title,Description\nRain,stops play\n")
     assert predict.predict_file(predictor, str(source), tmp_path / "out.csv") == 1
+
+
+# ------------------------------------------------------------------------------- merged, rounded once, or PEFT's own
+
+
+MERGED = {
+    "plain": {},
+    "every linear": {"target_modules": ["all-linear"], "lora_r": 3},
+    "embeddings too": {"embeddings": True},
+    "DoRA": {"use_dora": True, "target_modules": ["all-linear"]},
+    "biases": {"bias": "all"},
+    "rsLoRA, low-rank head": {"use_rslora": True, "head": "low-rank", "head_rank": 3},
+    "the base's own head": {"head": "full", "pooling": "cls"},
+    "bag of tokens": {"bag_of_tokens": True, "budget": 10**6},
+}
+
+
+def stirred(config: Any, dtype: torch.dtype = torch.float32, embeddings: bool = False) -> PeftModel:
+    """A model as training leaves it: noise in all that is trained. The same for the same settings."""
+    base = bases.find(config.base)
+    plan = budget.plan(config, bases.shapes(base, config.base_weights), 4, base.hub_id)
+    network, _ = models.build(config, plan, tuple("abcd"), dtype)
+    if embeddings:  # which our plans don't offer, but an adapter of another tool may have
+        lora = copy.deepcopy(network.peft_config["default"])
+        lora.target_modules = {*lora.target_modules, "word_embeddings"}
+        network = models._wrap(network.unload(), lora)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, tensor in network.named_parameters():
+            if tensor.requires_grad or "bag_of_tokens.modules_to_save" in name:
+                tensor += 0.1 * torch.randn_like(tensor)
+    return network.eval()
+
+
+def some_tokens() -> tokens.Tokens:
+    return laws.tokens_of(np.random.default_rng(0), [3, 40, 17, 17, 1, 60], vocab=390)
+
+
+@pytest.mark.parametrize(
+    ("family", "variant"),
+    [*(("bert", variant) for variant in MERGED)]
+    + [(family, variant) for family in FAMILIES[1:] for variant in ("every linear", "the base's own head")],
+)
+def test_merged_says_what_the_adapted_model_says(tiny_config, family, variant):
+    settings = dict(MERGED[variant])
+    embeddings = settings.pop("embeddings", False)
+    config = tiny_config(family, **settings)
+    network = stirred(config, embeddings=embeddings)
+    adapted = predict.logits(network, some_tokens(), laws.pad_id(network))
+    silent = stirred(config, embeddings=embeddings)
+    for name, tensor in silent.named_parameters():
+        if "lora_B" in name or "lora_embedding_B" in name:
+            tensor.data.zero_()
+    assert np.abs(adapted - predict.logits(silent, some_tokens(), laws.pad_id(silent))).max() > 1e-2  # they say much
+    merged = models.merged(network, torch.float32)
+    assert not any("lora" in name for name, _ in merged.named_modules())
+    closely = 2e-5 * max(1, np.abs(adapted).max())
+    np.testing.assert_allclose(
+        predict.logits(merged, some_tokens(), laws.pad_id(merged)), adapted, rtol=0, atol=closely
+    )
+    covered = not engine.swap_in(merged)
+    assert covered == (family in ENGINE)
+    np.testing.assert_allclose(
+        predict.logits(merged, some_tokens(), laws.pad_id(merged)), adapted, rtol=0, atol=closely
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_merged_in_bf16_is_as_near_to_fp32_as_the_adapted_model_is(tiny_config, family):
+    """Rounded once, after the adapter is added: not farther off than bf16 weights with an adapter beside them."""
+    config = tiny_config(family, target_modules=["all-linear"])
+    exact, rounded = (stirred(config, dtype) for dtype in (torch.float32, torch.bfloat16))
+    pad = laws.pad_id(exact)
+    wanted, adapted = (predict.logits(network, some_tokens(), pad) for network in (exact, rounded))
+    merged = models.merged(exact, torch.bfloat16)
+    for network in (merged, *([merged] if not engine.swap_in(merged) else [])):
+        off = np.abs(predict.logits(network, some_tokens(), pad) - wanted)
+        assert off.mean() <= 1.5 * np.abs(adapted - wanted).mean() + 1e-3
+        assert off.max() > 0
+
+
+def test_head_bag_and_vectors_stay_exact(tiny_config):
+    network = stirred(tiny_config("bert", bias="all", bag_of_tokens=True, budget=10**6))
+    whole = {name: p.detach().clone() for name, p in network.named_parameters() if ".modules_to_save." in name}
+    merged = dict(models.merged(network, torch.bfloat16).named_parameters())
+    for name, tensor in whole.items():
+        short = name.removeprefix("base_model.model.").replace(".modules_to_save.default", "")
+        assert torch.equal(merged[short], tensor)
+    types = {(p.ndim > 1, p.dtype) for name, p in merged.items() if not name.startswith(("classifier", "bag_of"))}
+    assert types == {(True, torch.bfloat16), (False, torch.float32)}
+
+
+def test_precise_is_pefts_own_model_to_the_bit(trained, tiny_base, texts):
+    run, base = trained("bert"), str(tiny_base("bert"))
+    predictor = predict.load(run, base_weights=base, precise=True)
+    assert isinstance(predictor.model, PeftModel)
+    assert not engine.swapped_in(predictor.model)
+    plain = models.load(run / "adapter", base_weights=base, dtype=torch.float32).model
+    some = predictor.tokens(texts[:30])
+    np.testing.assert_array_equal(predictor.predict_logits(some), predict.logits(plain, some, laws.pad_id(plain)))
+    fast = predict.load(run, base_weights=base)
+    assert not isinstance(fast.model, PeftModel)
+    np.testing.assert_allclose(fast.predict_logits(some), predictor.predict_logits(some), atol=5e-2)
+
+
+def test_precise_in_another_precision_is_refused(trained):
+    with pytest.raises(UsageError, match="precise is fp32, precision says bf16"):
+        predict.load(trained("bert"), precise=True, precision="bf16")
+
+
+# ---------------------------------------------------------------------------------------------- one chunk ahead
+
+
+def test_the_next_chunk_is_made_while_this_one_is_used():
+    made, may_go = [], threading.Event()
+
+    def chunks():
+        for number in range(4):
+            made.append(number)
+            yield number
+
+    for number in predict.ahead(chunks()):
+        deadline = time.monotonic() + 5
+        while len(made) < min(number + 2, 4) and time.monotonic() < deadline:
+            may_go.wait(0.001)
+        assert made == list(range(min(number + 2, 4)))  # one ahead, and no more
+
+
+def test_an_error_comes_in_its_turn_and_stopping_early_is_clean():
+    def chunks():
+        yield 1
+        raise DataError("row 2 is bad", "mend it")
+
+    numbers = predict.ahead(chunks())
+    assert next(numbers) == 1
+    with pytest.raises(DataError, match="row 2"):
+        next(numbers)
+    before = threading.active_count()
+    assert next(predict.ahead(iter(range(10**9)))) == 0
+    assert threading.active_count() == before
+    assert list(predict.ahead([])) == []
+
+
+def test_a_bad_row_late_in_a_file_leaves_nothing(predictor, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "CHUNK_ROWS", 3)
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"text": "fine"}\n' * 10 + '{"text": 7}\n')
+    with pytest.raises(DataError, match=r"in\.jsonl.* 11"):
+        predict.predict_file(predictor, str(source), tmp_path / "out.csv")
+    assert [p.name for p in tmp_path.iterdir()] == ["in.jsonl"]

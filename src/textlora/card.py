@@ -151,7 +151,7 @@ evaluation/report.json.
 
 ## Use
 
-    textlora classify RUN "your text" --precision fp32
+    textlora classify RUN "your text" --precise
 
 Without textlora, in fp32, in the folder above this one, with `texts` a list of strings:
 

@@ -110,7 +110,7 @@ def _run_flags(one: Parser) -> None:
     one.add_argument("--base-weights", "--base_weights", default="", metavar="DIR", help="folder with the base's files")
     one.add_argument("--tokenizer", default="", metavar="DIR", help="folder with tokenizer files [the adapter's]")
     one.add_argument("--allow-other-base", "--allow_other_base", action="store_true", help="accept other base weights")
-    one.add_argument("--precision", default="auto", choices=configs.CHOICES["precision"], help="[auto]")
+    one.add_argument("--precise", action="store_true", help="in fp32, on PEFT's own model: slower, the reference")
 
 
 def _evaluate_flags(one: Parser) -> None:
@@ -454,7 +454,7 @@ def doctor(args: argparse.Namespace) -> Result:
 
 
 def _loading(args: argparse.Namespace) -> dict[str, Any]:
-    return {key: getattr(args, key) for key in ("base_weights", "tokenizer", "allow_other_base", "precision")}
+    return {key: getattr(args, key) for key in ("base_weights", "tokenizer", "allow_other_base", "precise")}
 
 
 # ------------------------------------------------------------------------------------------------- printing, exit codes

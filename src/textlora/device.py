@@ -119,6 +119,7 @@ def cpu_isa() -> str:
 
 def autocast(model: nn.Module) -> torch.autocast:
     """The mixed precision that `model`'s frozen weights were loaded for."""
-    parameters = list(model.parameters())
-    weight = next((p for p in parameters if not p.requires_grad), parameters[0])  # a plain classifier freezes none
+    matrices = (p for p in model.parameters() if not p.requires_grad and p.ndim > 1)
+    weight = next(matrices, None)
+    weight = next(model.parameters()) if weight is None else weight  # a plain classifier freezes none
     return torch.autocast(weight.device.type, weight.dtype, enabled=weight.dtype != torch.float32)

@@ -413,6 +413,20 @@ def trainable_count(model: nn.Module) -> int:
     return sum(p.numel() for name, p in model.named_parameters() if p.requires_grad or trained in name)
 
 
+def merged(model: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
+    """`model` without PEFT, to predict with: adapters added to their matrices, then each rounded once, to `dtype`.
+
+    `model` is in fp32, and used up. Head and bag of tokens, which are small or looked up, and vectors stay exact.
+    """
+    head = {id(parameter) for name, parameter in model.named_parameters() if ".modules_to_save." in name}
+    with _quietly():
+        network: PreTrainedModel = model.merge_and_unload()  # type: ignore[operator]
+    for parameter in network.parameters():
+        if parameter.ndim > 1 and id(parameter) not in head:
+            parameter.data = parameter.data.to(dtype)
+    return network.requires_grad_(False).eval()
+
+
 # ----------------------------------------------------------------------------------------------------- save and load
 
 

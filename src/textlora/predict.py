@@ -8,11 +8,13 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ from textlora.submission import Submission, Writer
 from textlora.tokens import Collator, Tokens, load_tokenizer, sorted_batches, tokenize
 
 log = logging.getLogger("textlora")
+Item = TypeVar("Item")
 BATCH_TOKENS = 8192  # of a prediction batch: no gradients to keep, so larger than training's
 DEFAULT_OUTPUT = "inference_output.csv"
 FORMATS = ("csv", "kaggle", "jsonl", "parquet")
@@ -40,7 +43,8 @@ def logits(network: nn.Module, tokens: Tokens, pad_id: int, batch_tokens: int = 
     A text in several windows gets the mean of its windows' logits.
     """
     was_training = network.training
-    network.eval()
+    if was_training:  # walking through all modules takes longer than a short text
+        network.eval()
     place = next(network.parameters()).device
     collator = Collator(pad_id)
     rows_out, parts = [np.zeros(0, np.int64)], []
@@ -49,7 +53,8 @@ def logits(network: nn.Module, tokens: Tokens, pad_id: int, batch_tokens: int = 
             batch = {key: value.to(place) for key, value in collator.pad([tokens[int(r)] for r in rows]).items()}
             parts.append(network(**batch).logits.float().cpu().numpy())
             rows_out.append(rows)
-    network.train(was_training)
+    if was_training:
+        network.train()
     if not parts:
         return np.zeros((0, network.config.num_labels), np.float32)  # type: ignore[union-attr]
     result = np.empty((len(tokens), parts[0].shape[1]), np.float32)
@@ -132,20 +137,28 @@ def load(
     tokenizer: str = "",
     allow_other_base: bool = False,
     precision: str = "auto",
+    precise: bool = False,
 ) -> Predictor:
     """The Predictor of a run folder or of a bare adapter folder.
 
+    Adapters are merged into the base in fp32, rounded once to what `precision` says, and run on the engine where it
+    covers them. `precise` is the reference instead: PEFT's own model in fp32, on Hugging Face's modules.
     Raises UsageError if `run` is neither or its base's weights are others, DamagedError if its files don't fit.
     """
+    if precise and precision not in ("auto", "fp32"):
+        raise UsageError(f"precise is fp32, precision says {precision}", "give one of the two")
     loaded = model.load(
         runs.adapter_folder(run),
         base_weights=base_weights,
         tokenizer=tokenizer,
         allow_other_base=allow_other_base,
-        dtype=device.compute_dtype(precision),
+        dtype=torch.float32,
     )
-    engine.use(loaded.model, "auto", log.debug)
-    return Predictor(loaded.model, load_tokenizer(loaded.tokenizer_folder), loaded.settings)
+    network: nn.Module = loaded.model
+    if not precise:
+        network = model.merged(loaded.model, device.compute_dtype(precision))
+        engine.use(network, "auto", log.debug)
+    return Predictor(network, load_tokenizer(loaded.tokenizer_folder), loaded.settings)
 
 
 def classify(model: nn.Module, tokenizer: PreTrainedTokenizerBase, text: str) -> str:
@@ -198,9 +211,9 @@ def predict_file(
     read = written = 0
     cut = predictor.tokens([]).cut
     with writer as write:
-        for texts in data.read_texts(source, **columns):
+        chunks = data.read_texts(source, **columns)
+        for texts, tokens in ahead((texts, predictor.tokens(texts)) for texts in chunks):
             read += len(texts)
-            tokens = predictor.tokens(texts)
             cut += tokens.cut
             written += write(written, predictor.classify(texts, tokens))
         if not read:
@@ -209,6 +222,16 @@ def predict_file(
         raise GateError(f"{read} texts were read but {written} rows written to {path}", "report this")
     say(cut.line())
     return written
+
+
+def ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """The same items, or the same error, each made in a thread while the one before is worked on."""
+    each = iter(items)
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(lambda: list(islice(each, 1)))
+        while found := coming.result():
+            coming = thread.submit(lambda: list(islice(each, 1)))
+            yield found[0]
 
 
 def _like(

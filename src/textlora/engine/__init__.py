@@ -1,6 +1,6 @@
 """The fast path: an encoder's blocks with forward and way back written out, in place of Hugging Face's.
 
-`swap_in(model)` gives each block of a PeftModel another `forward`; modules, Parameters and their names stay what they
+`swap_in(model)` gives each block of a model another `forward`; modules, Parameters and their names stay what they
 were, so checkpoints, callbacks and saving don't notice, and `restore(model)` takes it back. It is an optimisation and
 never a semantics: what it doesn't cover stays plain, for a stated reason.
 
@@ -37,7 +37,7 @@ class NotCovered(Exception):
     """Why a model runs plain."""
 
 
-def use(model: PeftModel, wanted: str, say: Callable[[str], None]) -> str:
+def use(model: nn.Module, wanted: str, say: Callable[[str], None]) -> str:
     """Run `model` as the setting `engine` wants it: auto, fast or plain. Returns which of the last two it is.
 
     Raises UsageError if `fast` is wanted and the model isn't covered.
@@ -56,7 +56,7 @@ def use(model: PeftModel, wanted: str, say: Callable[[str], None]) -> str:
     return "plain" if reason else "fast"
 
 
-def swap_in(model: PeftModel) -> str:
+def swap_in(model: nn.Module) -> str:
     """Give `model` the fast path. Returns "" if it has it now, else the reason why it runs plain."""
     scratch, compiled = Buffers(), kernels.load()
     try:
@@ -69,7 +69,7 @@ def swap_in(model: PeftModel) -> str:
     return ""
 
 
-def restore(model: PeftModel) -> None:
+def restore(model: nn.Module) -> None:
     """Take the fast path back out."""
     for module in model.modules():
         if isinstance(module.__dict__.get("forward"), types.MethodType) and hasattr(module.forward, "textlora_engine"):
@@ -84,13 +84,15 @@ def swapped_in(model: nn.Module) -> bool:
 # ---------------------------------------------------------------------------------------------------- what is covered
 
 
-def _config(model: PeftModel) -> Any:
-    return model.get_base_model().config
+def _base(model: nn.Module) -> Any:
+    """The transformers model: PEFT's inner one, or `model` itself, without adapters or with merged ones."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def _blocks(model: PeftModel) -> tuple[Family, list[nn.Module]]:
+def _blocks(model: nn.Module) -> tuple[Family, list[nn.Module]]:
     """The encoder's family and blocks. Raises NotCovered."""
-    config = _config(model)
+    network = _base(model)
+    config = network.config
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise NotCovered(f"it has no blocks for {config.model_type}")
@@ -102,7 +104,6 @@ def _blocks(model: PeftModel) -> tuple[Family, list[nn.Module]]:
         raise NotCovered(f"its activation is gelu, this base has {getattr(config, family.activation)}")
     if getattr(config, "is_decoder", False) or getattr(config, "chunk_size_feed_forward", 0):
         raise NotCovered("decoders and chunked feed-forward layers aren't covered")
-    network: Any = model.get_base_model()
     encoder = getattr(network, network.base_model_prefix, network)
     blocks = list(encoder.get_submodule(family.blocks))
     for block in blocks:
@@ -143,9 +144,8 @@ def _check_adapter(name: str, module: LoraLinear) -> None:
 # ------------------------------------------------------------------------------------------------------ a block's parts
 
 
-def _parts(block: nn.Module, family: Family, model: PeftModel, compiled: Kernels, scratch: Buffers) -> Parts:
-    config = _config(model)
-    heads = getattr(config, family.heads)
+def _parts(block: nn.Module, family: Family, model: nn.Module, compiled: Kernels, scratch: Buffers) -> Parts:
+    heads = getattr(_base(model).config, family.heads)
     qkv = _product(block, (family.query, family.key, family.value), compiled)
     return Parts(
         qkv=qkv,
