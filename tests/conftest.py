@@ -91,12 +91,19 @@ def make_tokenizer(family: str, folder: Path) -> None:
         cls, sep, pad, unk = "<s>", "</s>", "<pad>", "<unk>"
     else:
         special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        tokenizer.normalizer = normalizers.BertNormalizer()
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=special, show_progress=False)
+        splits = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+        letters = sorted({letter for line in lines for letter in splits[0].normalize_str(line)} - {" "})
+        middles = [f"##{letter}" for letter in letters]  # named, or their ids would follow a hash map, new each session
+        trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        trained.normalizer, trained.pre_tokenizer = splits
+        trained.train_from_iterator(
+            lines, trainers.WordPieceTrainer(vocab_size=400, special_tokens=special + middles, show_progress=False)
+        )
+        tokenizer, trainer = Tokenizer(models.WordPiece(trained.get_vocab(), unk_token="[UNK]")), None
+        tokenizer.normalizer, tokenizer.pre_tokenizer = splits
         cls, sep, pad, unk = "[CLS]", "[SEP]", "[PAD]", "[UNK]"
-    tokenizer.train_from_iterator(lines, trainer)
+    if trainer is not None:
+        tokenizer.train_from_iterator(lines, trainer)
     ids = {token: tokenizer.token_to_id(token) for token in (cls, sep)}
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{cls} $A {sep}", special_tokens=[(cls, ids[cls]), (sep, ids[sep])]

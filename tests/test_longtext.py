@@ -222,9 +222,10 @@ def test_a_run_with_windows_trains_saves_and_predicts_the_same(tiny_config, tiny
     run = train(config, out=tmp_path / "run", say=said.append)
     for split in ("train", "validation"):
         assert any(f" {split} texts " in line and " windows; none is cut" in line for line in said)
-    predictor = predict.load(run.folder, base_weights=str(tiny_base("bert")), precision="fp32")
+    loading = {"base_weights": str(tiny_base("bert")), "precision": "fp32"}  # as it trained: ties may fall otherwise
+    predictor = predict.load(run.folder, **loading)
     assert (predictor.settings.long_text, predictor.settings.max_length) == (WINDOW_MEAN, 16)
-    report = evaluate(run.folder, "mini-news", "validation", say=said.append, base_weights=str(tiny_base("bert")))
+    report = evaluate(run.folder, "mini-news", "validation", say=said.append, **loading)
     assert report.scores.accuracy == run.summary()["best_validation_accuracy"]
     assert report.cut.longer > 0
     assert said[-1] == report.cut.line("validation")
