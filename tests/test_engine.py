@@ -21,7 +21,7 @@ from textlora import model as models
 from textlora.engine import kernels
 from textlora.engine.attention import ByProducts, InTiles, Sizes, Where
 from textlora.engine.buffers import Buffers
-from textlora.engine.reference import Norm, Reference
+from textlora.engine.reference import FINENESS, Norm, Reference, slope_type
 
 COVERED = ("bert", "roberta", "distilbert", "electra", "mpnet")
 NAMES = {
@@ -373,16 +373,20 @@ def test_elementwise_kernels_are_their_twins(
 
     def all_of(k: Any) -> list[torch.Tensor]:
         z, out = _numbers(seed + 3, T, D, dtype=dtype), torch.empty(T, D, dtype=dtype)
-        k.gelu_forward(out, z, bias)
+        found, slope = torch.empty(T, D, dtype=slope_type(dtype)), _numbers(seed + 7, T, D)
+        k.gelu_forward(out, found, z, bias)
+        slope = slope.mul_(50).abs_().to(torch.uint8) if bf16 else slope
         product = _numbers(seed + 4, T, D, dtype=dtype)
-        k.multiply(product, z)
+        k.multiply(product, slope)
         h, y = _numbers(seed + 5, T, D, dtype=dtype), torch.empty(T, D, dtype=dtype)
         mean, rstd, dh = torch.empty(T), torch.empty(T), torch.empty(T, D, dtype=dtype)
         k.norm_forward(y, h, z, bias, norm, mean, rstd)
         k.norm_backward(dh, product, out, h, norm, mean, rstd)
-        dropped = _numbers(seed + 6, T, D, dtype=dtype)
+        dropped = _numbers(seed + 6, T, D, dtype=dtype)  # below: a norm of 2 numbers is a sign
         k.dropout(dropped, h, seed * 7919, 0.25, True)
-        return [out, z, product, h, y, mean, rstd, dropped] + ([dh] if D > 4 else [])  # a norm of 2 numbers is a sign
+        return [out, found / FINENESS, product, h, y, mean, rstd, dropped] + (
+            [dh] if D > 4 else []
+        )
 
     expected = all_of(Reference())
     for isa, k in natives:
@@ -449,7 +453,7 @@ def test_a_nan_stays_one(natives: list[tuple[str, Any]]) -> None:
         for dtype in (torch.float32, torch.bfloat16):
             z = torch.full((1, 20), float("nan"), dtype=dtype)
             out = torch.zeros(1, 20, dtype=dtype)
-            k.gelu_forward(out, z, torch.zeros(20))
+            k.gelu_forward(out, torch.empty(1, 20, dtype=slope_type(dtype)), z, torch.zeros(20))
             assert out.isnan().all()
             p = torch.zeros(1, 1, 3, 3, dtype=dtype)
             p[0, 0, 1, 1] = float("nan")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -64,6 +65,8 @@ def swap_in(model: nn.Module) -> str:
         parts = [_parts(block, family, model, compiled, scratch) for block in blocks]
     except NotCovered as reason:
         return str(reason)
+    for one, following in pairwise(parts):
+        one.following = following.qkv
     for block, of_block in zip(blocks, parts, strict=True):
         block.forward = types.MethodType(_forward(of_block, _adapted(block), family), block)
     return ""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from textlora.engine.attention import ByProducts, InTiles, Sizes, Where
 from textlora.engine.buffers import Buffers
 from textlora.engine.product import Dropped, Kernels, Product
-from textlora.engine.reference import Norm
+from textlora.engine.reference import Norm, slope_type
 
 
 @dataclass
@@ -38,6 +38,7 @@ class Parts:
     attention: InTiles | ByProducts
     kernels: Kernels
     scratch: Buffers  # of all blocks: what is done with before the next block begins
+    following: Product | None = None  # the next block's first
     spare: list[Buffers] = field(default_factory=list)  # of this block: what lives until its way back
 
     @property
@@ -46,7 +47,10 @@ class Parts:
 
 
 class Kept(NamedTuple):
-    """A block's activations, from its forward to its way back. x, o, y, g: the products' inputs, with their room."""
+    """A block's activations, from its forward to its way back.
+
+    x, o, y, g are the products' inputs, with their room; anything may lie there by then if a product has no adapters.
+    """
 
     x: Tensor
     scores: tuple[Tensor | None, ...]  # what the attention wants to see again
@@ -55,7 +59,7 @@ class Kept(NamedTuple):
     mean_1: Tensor
     rstd_1: Tensor
     y: Tensor
-    slope_TF: Tensor  # gelu's derivative
+    slope_TF: Tensor | None  # gelu's derivative
     g: Tensor
     h2_TD: Tensor
     mean_2: Tensor
@@ -64,36 +68,40 @@ class Kept(NamedTuple):
 
 
 def run(parts: Parts, x_TD: Tensor, where: Where, sizes: Sizes, keep: Buffers) -> tuple[Tensor, Kept]:
-    """The block's forward; all that `Kept` holds lies in `keep`."""
-    (T, D), dtype, k = x_TD.shape, x_TD.dtype, parts.kernels
-    F = parts.up.N
+    """The block's forward; all that `Kept` holds lies in `keep`, which is `parts.scratch` if there is no way back."""
+    (T, D), dtype, k, scratch = x_TD.shape, x_TD.dtype, parts.kernels, parts.scratch
+    F, trains = parts.up.N, keep is not scratch
 
     def rows(name: str) -> Tensor:
         return keep.take(name, (T,), torch.float32)
 
-    x = parts.qkv.room_for_inputs(keep, "x", T)
-    x[:, :D] = x_TD
+    def inputs(product: Product, name: str) -> Tensor:  # written anew by each block where no gradient needs them
+        return product.room_for_inputs(keep if product.adapters else scratch, name, T)
+
+    x = parts.qkv.beside(x_TD, keep, scratch)
     qkv_T3D = keep.take("qkv", (T, 3 * D), dtype)
     dropped_qkv = parts.qkv.forward(x, qkv_T3D)
-    o = parts.out.room_for_inputs(keep, "o", T)
-    scores = parts.attention.forward(o[:, :D], qkv_T3D, parts.qkv.bias_N, where, sizes, keep, parts.scratch)
+    o = inputs(parts.out, "o")
+    scores = parts.attention.forward(o[:, :D], qkv_T3D, parts.qkv.bias_N, where, sizes, keep, scratch)
     h1_TD = keep.take("h1", (T, D), dtype)
     dropped_out = parts.out.forward(o, h1_TD)
-    y, mean_1, rstd_1 = parts.up.room_for_inputs(keep, "y", T), rows("mean_1"), rows("rstd_1")
+    y, mean_1, rstd_1 = inputs(parts.up, "y"), rows("mean_1"), rows("rstd_1")
     k.norm_forward(y[:, :D], h1_TD, x[:, :D], parts.out.bias_N, parts.norm_1, mean_1, rstd_1)
-    z_TF, g = keep.take("z", (T, F), dtype), parts.down.room_for_inputs(keep, "g", T)
+    z_TF, g = scratch.take("z", (T, F), dtype), inputs(parts.down, "g")
+    slope_TF = keep.take("slope", (T, F), slope_type(dtype)) if trains else None
     dropped_up = parts.up.forward(y, z_TF)
-    k.gelu_forward(g[:, :F], z_TF, parts.up.bias_N)
+    k.gelu_forward(g[:, :F], slope_TF, z_TF, parts.up.bias_N)
     h2_TD = keep.take("h2", (T, D), dtype)
     dropped_down = parts.down.forward(g, h2_TD)
-    out_TD, mean_2, rstd_2 = torch.empty_like(h2_TD), rows("mean_2"), rows("rstd_2")
+    following, mean_2, rstd_2 = parts.following if trains else None, rows("mean_2"), rows("rstd_2")
+    out_TD = following.room_for_outputs(keep, scratch, T) if following else torch.empty_like(h2_TD)
     k.norm_forward(out_TD, h2_TD, y[:, :D], parts.down.bias_N, parts.norm_2, mean_2, rstd_2)
     dropped = dropped_qkv, dropped_out, dropped_up, dropped_down
-    return out_TD, Kept(x, scores, o, h1_TD, mean_1, rstd_1, y, z_TF, g, h2_TD, mean_2, rstd_2, dropped)
+    return out_TD, Kept(x, scores, o, h1_TD, mean_1, rstd_1, y, slope_TF, g, h2_TD, mean_2, rstd_2, dropped)
 
 
 def run_back(
-    parts: Parts, dout_TD: Tensor, kept: Kept, sizes: Sizes, wants_dx: bool
+    parts: Parts, dout_TD: Tensor, kept: Kept, sizes: Sizes, keep: Buffers, wants_dx: bool
 ) -> tuple[Tensor | None, list[Tensor]]:
     """The gradients at the block's input (None unless wanted) and of its adapters, in the order of `Parts.trained`."""
     (T, D), dtype, k, scratch = dout_TD.shape, dout_TD.dtype, parts.kernels, parts.scratch
@@ -104,7 +112,7 @@ def run_back(
     k.multiply(dz[:, :F], kept.slope_TF)
     dy_TD = scratch.take("dy", (T, D), dtype)
     up = parts.up.backward(dz, kept.y, kept.dropped[2], dy_TD)
-    dh1 = dout_TD.new_zeros(T, D + parts.out.room)[:, : D + parts.out.R]  # becomes dx: there the residual's flows too
+    dh1 = parts.out.room_for_gradients(keep, "dh1", T)  # becomes dx: there the residual's flows too
     k.norm_backward(dh1[:, :D], dy_TD, dh2[:, :D], kept.h1_TD, parts.norm_1, kept.mean_1, kept.rstd_1)
     do_TD = scratch.take("dy", (T, D), dtype)
     out = parts.out.backward(dh1, kept.o, kept.dropped[1], do_TD)
@@ -132,7 +140,7 @@ class Block(torch.autograd.Function):
         B, S, D = dout_BSD.shape
         dout_TD = dout_BSD.reshape(B * S, D)
         dout_TD = dout_TD if dout_TD.stride(1) == 1 else dout_TD.contiguous()  # of a mean over tokens it is expanded
-        dx_TD, trained = run_back(ctx.parts, dout_TD, ctx.kept, ctx.sizes, ctx.needs_input_grad[0])
+        dx_TD, trained = run_back(ctx.parts, dout_TD, ctx.kept, ctx.sizes, ctx.keep, ctx.needs_input_grad[0])
         ctx.parts.spare.append(ctx.keep)
         ctx.keep = ctx.kept = None
         return (None if dx_TD is None else dx_TD.view(B, S, D)), None, None, *trained

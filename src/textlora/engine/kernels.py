@@ -128,11 +128,11 @@ class Native:
         kernel = getattr(self.library, name + ("_bf16" if dtype == torch.bfloat16 else "_fp32"))
         kernel(*map(_argument, arguments))
 
-    def gelu_forward(self, out_TD: Tensor, z_TD: Tensor, bias_D: Tensor) -> None:
-        self._call("gelu_forward", z_TD.dtype, *_rows(out_TD), z_TD, bias_D, *z_TD.shape)
+    def gelu_forward(self, out_TD: Tensor, slope_TD: Tensor | None, z_TD: Tensor, bias_D: Tensor) -> None:
+        self._call("gelu_forward", z_TD.dtype, *_rows(out_TD), slope_TD, z_TD, bias_D, *z_TD.shape)
 
-    def multiply(self, to_TD: Tensor, by_TD: Tensor) -> None:
-        self._call("multiply", to_TD.dtype, *_rows(to_TD), by_TD, *to_TD.shape)
+    def multiply(self, to_TD: Tensor, slope_TD: Tensor) -> None:
+        self._call("multiply", to_TD.dtype, *_rows(to_TD), slope_TD, *to_TD.shape)
 
     def norm_forward(
         self,

@@ -108,11 +108,28 @@ class Product:
 
     def room_for_inputs(self, buffers: Buffers, name: str, T: int) -> Tensor:
         """(T, K + R), to be filled up to column K before `forward`."""
-        return buffers.take(name, (T, self.K + self.room), self.dtype)[:, : self.K + self.R]
+        return buffers.take(name, (T, self.K + self.room), self.dtype, self.K + self.R)
 
     def room_for_gradients(self, buffers: Buffers, name: str, T: int) -> Tensor:
         """(T, N + R), to be filled up to column N before `backward`."""
-        return buffers.take(name, (T, self.N + self.room), self.dtype)[:, : self.N + self.R]
+        return buffers.take(name, (T, self.N + self.room), self.dtype, self.N + self.R)
+
+    def beside(self, x_TK: Tensor, keep: Buffers, scratch: Buffers) -> Tensor:
+        """x with room: itself, if it was made with it (`room_for_outputs`) or none is needed, else a copy."""
+        T = len(x_TK)
+        if not self.room and x_TK.is_contiguous():
+            return x_TK
+        if scratch.handed_on == x_TK.data_ptr() and x_TK.stride(0) == self.K + self.room:
+            return x_TK.as_strided((T, self.K + self.R), x_TK.stride())
+        x = self.room_for_inputs(keep, "x", T)
+        x[:, : self.K] = x_TK
+        return x
+
+    def room_for_outputs(self, keep: Buffers, scratch: Buffers, T: int) -> Tensor:
+        """(T, K), for the block before to write this product's inputs into."""
+        out_TK = keep.take("out", (T, self.K + self.room), self.dtype, self.K)
+        scratch.handed_on = out_TK.data_ptr()
+        return out_TK
 
     def forward(self, x: Tensor, out_TN: Tensor) -> Dropped | None:
         """out = x W^T + the adapters' part; the next kernel adds the bias. x is `room_for_inputs`."""

@@ -7,6 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LOWEST, FINENESS = -0.135, 200.0  # gelu's derivative as a byte, beside bf16 numbers (csrc/gelu.h)
+
+
+def slope_type(dtype: torch.dtype) -> torch.dtype:
+    """What gelu's derivative is kept in between a forward and its way back."""
+    return torch.uint8 if dtype == torch.bfloat16 else dtype
+
 
 @dataclass(frozen=True)
 class Norm:
@@ -25,15 +32,19 @@ class Reference:
     def __init__(self, why: str = "") -> None:
         self.why = why  # there are no compiled ones
 
-    def gelu_forward(self, out_TD: Tensor, z_TD: Tensor, bias_D: Tensor) -> None:
-        """out = gelu(z + bias), and z becomes the derivative there."""
+    def gelu_forward(self, out_TD: Tensor, slope_TD: Tensor | None, z_TD: Tensor, bias_D: Tensor) -> None:
+        """out = gelu(z + bias); its derivative there goes to `slope`, if that is wanted."""
         x_TD = z_TD.float() + bias_D
         integral_TD = 0.5 * (1 + torch.erf(x_TD * 0.5**0.5))
         out_TD.copy_(x_TD * integral_TD)
-        z_TD.copy_(integral_TD + x_TD * torch.exp(-0.5 * x_TD * x_TD) * (2 * torch.pi) ** -0.5)
+        if slope_TD is not None:
+            found_TD = integral_TD + x_TD * torch.exp(-0.5 * x_TD * x_TD) * (2 * torch.pi) ** -0.5
+            slope_TD.copy_((found_TD - LOWEST) * FINENESS + 0.5 if slope_TD.dtype == torch.uint8 else found_TD)
 
-    def multiply(self, to_TD: Tensor, by_TD: Tensor) -> None:
-        to_TD.mul_(by_TD)
+    def multiply(self, to_TD: Tensor, slope_TD: Tensor) -> None:
+        """to *= slope, as `gelu_forward` wrote it."""
+        is_byte = slope_TD.dtype == torch.uint8
+        to_TD.copy_(to_TD.float() * (slope_TD / FINENESS + LOWEST if is_byte else slope_TD))
 
     def norm_forward(
         self,

@@ -4,31 +4,24 @@
 // T tokens (texts x width), D features, B texts, H heads, S width, K features of a head. Where an argument is named
 // ld_x, rows of x lie that many numbers apart: x is part of a wider matrix.
 
-#include "vectors.h"
+#include "gelu.h"
 
-// out = gelu(z + bias), and z becomes the derivative there. z, out (T, D), bias (D).
-// The normal distribution's integral is Abramowitz and Stegun's 7.1.26, with an error of at most 1.5e-7.
-template <class N> static void gelu_forward(N *out, i64 ld_out, N *z, const float *bias, i64 T, i64 D) {
+// out = gelu(z + bias); its derivative there goes to `slope`, if that isn't null. z, out, slope (T, D), bias (D).
+template <class N> static void gelu_forward(N *out, i64 ld_out, Slope<N> *slope, const N *z, const float *bias, i64 T, i64 D) {
 #pragma omp parallel for schedule(static)
     for (i64 t = 0; t < T; t++)
         over(D, [&](i64 d, auto n) {
-            vf x = load(z + t * D + d, n) + load(bias + d, n);
-            vf size = (x < 0 ? -x : x) * 0.70710678f;
-            vf s = reciprocal(1.0f + 0.3275911f * size);
-            vf density = exp(-size * size);
-            vf tail = s * (0.254829592f + s * (-0.284496736f + s * (1.421413741f + s * (-1.453152027f + s * 1.061405429f))));
-            tail *= 0.5f * density;
-            vf integral = x < 0 ? tail : 1.0f - tail;
-            store(out + t * ld_out + d, x * integral, n);
-            store(z + t * D + d, integral + x * density * 0.39894228f, n);
+            Gelus found = gelu(load(z + t * D + d, n) + load(bias + d, n), N{});
+            store(out + t * ld_out + d, found.value, n);
+            if (slope) store_slope(slope + t * D + d, found.slope, n);
         });
 }
 
-// to *= by, number by number; both (T, D).
-template <class N> static void multiply(N *to, i64 ld_to, const N *by, i64 T, i64 D) {
+// to *= slope, number by number; both (T, D).
+template <class N> static void multiply(N *to, i64 ld_to, const Slope<N> *slope, i64 T, i64 D) {
 #pragma omp parallel for schedule(static)
     for (i64 t = 0; t < T; t++)
-        over(D, [&](i64 d, auto n) { store(to + t * ld_to + d, load(to + t * ld_to + d, n) * load(by + t * D + d, n), n); });
+        over(D, [&](i64 d, auto n) { store(to + t * ld_to + d, load(to + t * ld_to + d, n) * load_slope(slope + t * D + d, n), n); });
 }
 
 // h += bias + residual, in place, and y = LayerNorm(h); mean and 1 / deviation of each row (T) are for the way back.
@@ -174,8 +167,8 @@ static void dropout(N *to, i64 ld_to, const N *from, i64 ld_from, uint32_t seed,
 // ------------------------------------------------------------------------------------------- names that ctypes finds
 
 #define EXPORT(NAME, ...) extern "C" void NAME##_bf16 __VA_ARGS__(bf16) extern "C" void NAME##_fp32 __VA_ARGS__(float)
-#define GELU_FORWARD(N) (N *o, i64 lo, N *z, const float *b, i64 T, i64 D) { gelu_forward(o, lo, z, b, T, D); }
-#define MULTIPLY(N) (N *to, i64 lt, const N *by, i64 T, i64 D) { multiply(to, lt, by, T, D); }
+#define GELU_FORWARD(N) (N *o, i64 lo, Slope<N> *s, const N *z, const float *b, i64 T, i64 D) { gelu_forward(o, lo, s, z, b, T, D); }
+#define MULTIPLY(N) (N *to, i64 lt, const Slope<N> *by, i64 T, i64 D) { multiply(to, lt, by, T, D); }
 #define NORM_FORWARD(N) (N *y, i64 ly, N *h, const N *x, i64 lx, const float *b, const float *g, const float *e, float *m, float *r, float eps, i64 T, i64 D) { norm_forward(y, ly, h, x, lx, b, g, e, m, r, eps, T, D); }
 #define NORM_BACKWARD(N) (N *o, i64 lo, const N *y, i64 ly, const N *more, i64 lm, const N *h, const float *m, const float *r, const float *g, i64 T, i64 D) { norm_backward(o, lo, y, ly, more, lm, h, m, r, g, T, D); }
 #define SOFTMAX_FORWARD(N) (N *p, const float *m, const float *places, float by, i64 B, i64 H, i64 S) { softmax_forward(p, m, places, by, B, H, S); }
