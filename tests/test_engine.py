@@ -22,6 +22,7 @@ from textlora.engine import kernels
 from textlora.engine.attention import ByProducts, InTiles, Sizes, Where
 from textlora.engine.buffers import Buffers
 from textlora.engine.reference import FINENESS, Norm, Reference, slope_type
+from textlora.engine.short import Short, offered
 
 COVERED = ("bert", "roberta", "distilbert", "electra", "mpnet")
 NAMES = {
@@ -529,3 +530,57 @@ def test_predictions_are_the_plain_model_s(trained: Callable[..., Any], tiny_bas
     fast = predictor.predict_logits(texts)
     engine.restore(predictor.model)
     np.testing.assert_allclose(fast, predictor.predict_logits(texts), atol=2e-2)
+
+
+# --------------------------------------------------------------------------------------------------- few tokens
+
+
+def frozen(tiny_config: Tiny, family: str, dtype: torch.dtype) -> torch.nn.Module:
+    network = models.merged(build(tiny_config, family, target_modules=["all-linear"]), dtype)
+    engine.swap_in(network)
+    return network
+
+
+def shorts(network: torch.nn.Module) -> list[Short]:
+    cells = [cell for m in network.modules() for cell in getattr(m.forward, "__closure__", None) or ()]
+    return [cell.cell_contents for cell in cells if isinstance(cell.cell_contents, Short)]
+
+
+@pytest.mark.skipif(not offered(), reason="oneDNN has no bf16 here")
+@pytest.mark.parametrize("family", COVERED)
+@pytest.mark.parametrize("lengths", [[1], [13], [7, 33, 5]])
+def test_few_tokens_take_a_shorter_way_to_the_same_logits(
+    tiny_config: Tiny, monkeypatch: pytest.MonkeyPatch, family: str, lengths: list[int]
+) -> None:
+    inputs = batch(np.random.default_rng(0), lengths, 1 if family in ("roberta", "mpnet") else 0)
+    network = frozen(tiny_config, family, torch.bfloat16)
+    with torch.inference_mode(), device.autocast(network):
+        exact = frozen(tiny_config, family, torch.float32)(**inputs).logits
+        few = network(**inputs).logits
+        assert all(short.packed for short in shorts(network))
+        assert len(shorts(network)) == 2
+        monkeypatch.setattr(engine, "FEW", 0)
+        many = network(**inputs).logits
+    assert not torch.equal(few, many)
+    assert (few - exact).abs().max() <= 2 * (many - exact).abs().max() + 0.01 * exact.abs().max()
+
+
+def test_only_what_is_frozen_and_bf16_takes_it(tiny_config: Tiny) -> None:
+    assert not shorts(frozen(tiny_config, "bert", torch.float32))
+    adapted = build(tiny_config, dtype=torch.bfloat16)
+    engine.swap_in(adapted)
+    assert not shorts(adapted)
+
+
+@pytest.mark.skipif(not offered(), reason="oneDNN has no bf16 here")
+def test_several_threads_may_ask_first_at_once(tiny_config: Tiny) -> None:
+    network = frozen(tiny_config, "bert", torch.bfloat16)
+    one = batch(np.random.default_rng(0), [9], 0)
+
+    def ask(_: int) -> torch.Tensor:
+        with torch.inference_mode(), device.autocast(network):
+            return network(**one).logits
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(ask, range(8)))
+    assert all(torch.equal(found[0], each) for each in found)

@@ -6,6 +6,7 @@ never a semantics: what it doesn't cover stays plain, for a stated reason.
 
     families.py   where a family keeps a block's parts      block.py       a block's forward and way back
     product.py    a frozen matrix with its adapters         attention.py   softmax(q k^T) v, two ways
+    short.py      a block on a few tokens
     kernels.py    the C++ kernels of csrc/                  reference.py   the same in torch
 """
 
@@ -29,6 +30,7 @@ from textlora.engine.buffers import Buffers
 from textlora.engine.families import FAMILIES, Family
 from textlora.engine.product import Adapter, Kernels, Product
 from textlora.engine.reference import Norm, Reference
+from textlora.engine.short import FEW, Short, offered
 from textlora.errors import UsageError
 
 ADAPTER = "default"  # PEFT's name of the one adapter that textlora's models have
@@ -68,7 +70,9 @@ def swap_in(model: nn.Module) -> str:
     for one, following in pairwise(parts):
         one.following = following.qkv
     for block, of_block in zip(blocks, parts, strict=True):
-        block.forward = types.MethodType(_forward(of_block, _adapted(block), family), block)
+        block.forward = types.MethodType(
+            _forward(of_block, _adapted(block), family, _short(block, of_block, family)), block
+        )
     return ""
 
 
@@ -186,7 +190,14 @@ def _norm(block: nn.Module, path: str) -> Norm:
 # ---------------------------------------------------------------------------------------------------- a block's forward
 
 
-def _forward(parts: Parts, adapted: list[LoraLinear], family: Family) -> Callable[..., Any]:
+def _short(block: nn.Module, parts: Parts, family: Family) -> Short | None:
+    """The way of a few tokens through a block that nothing is trained in, in bf16."""
+    if parts.trained or parts.qkv.dtype != torch.bfloat16 or not offered():
+        return None
+    return Short(block, family, parts.heads, (parts.norm_1, parts.norm_2))
+
+
+def _forward(parts: Parts, adapted: list[LoraLinear], family: Family, short: Short | None) -> Callable[..., Any]:
     def forward(
         block: nn.Module, hidden_states: Tensor, attention_mask: Tensor | None = None, *rest: Any, **others: Any
     ) -> Any:
@@ -194,7 +205,9 @@ def _forward(parts: Parts, adapted: list[LoraLinear], family: Family) -> Callabl
             return type(block).forward(block, hidden_states, attention_mask, *rest, **others)
         position = rest[0] if family.position_bias and rest else None
         where = Where(_key_mask(attention_mask, hidden_states), None if position is None else position[0].float())
-        out_BSD = apply(parts, hidden_states.to(parts.qkv.dtype), where)
+        x_BSD = hidden_states.to(parts.qkv.dtype)
+        few = x_BSD.shape[0] * x_BSD.shape[1] <= FEW and not torch.is_grad_enabled()
+        out_BSD = short.forward(x_BSD, *where) if short and few else apply(parts, x_BSD, where)
         return (out_BSD,) if family.returns_tuple else out_BSD
 
     forward.textlora_engine = True  # type: ignore[attr-defined]
