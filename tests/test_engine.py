@@ -385,9 +385,7 @@ def test_elementwise_kernels_are_their_twins(
         k.norm_backward(dh, product, out, h, norm, mean, rstd)
         dropped = _numbers(seed + 6, T, D, dtype=dtype)  # below: a norm of 2 numbers is a sign
         k.dropout(dropped, h, seed * 7919, 0.25, True)
-        return [out, found / FINENESS, product, h, y, mean, rstd, dropped] + (
-            [dh] if D > 4 else []
-        )
+        return [out, found / FINENESS, product, h, y, mean, rstd, dropped] + ([dh] if D > 4 else [])
 
     expected = all_of(Reference())
     for isa, k in natives:

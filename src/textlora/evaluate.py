@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from textlora import data, metrics, plots, predict, runs
+from textlora import data, flips, metrics, plots, predict, runs
 from textlora.baseline import Baseline
 from textlora.data import Split
+from textlora.flips import Flips
 from textlora.longtext import Cut
 from textlora.metrics import Scores
 from textlora.predict import Predictor
 from textlora.runs import Run
+from textlora.tokens import Tokens
 
 log = logging.getLogger("textlora")
 REPORT = "report.json"
@@ -39,6 +41,7 @@ class Report:
     test_reads: int | None  # how often the split named test was scored by this run; None for other splits
     cut: Cut  # what was done to texts longer than the model reads
     warnings: tuple[str, ...] = ()
+    flips: Flips | None = None  # what rounding changed; None where nothing is rounded, or in training
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -51,6 +54,7 @@ class Report:
             "test_reads": self.test_reads,
             "long_texts": asdict(self.cut),
             "warnings": list(self.warnings),
+            "flips": self.flips and self.flips.to_dict(),
             "confident_mistakes": self.mistakes,
         }
 
@@ -70,23 +74,25 @@ def evaluate(
 
     A run's report goes into its evaluation/ folder; a bare adapter's only to `out`, if given. `say` receives lines
     for people: what was recognised in the data, how many texts are too long; `loading` is passed to `predict.load`.
+    Where the model's matrices are rounded, labels that this flips are looked for among the rows nearest to a tie.
     """
     predictor = predict.load(run, **loading)
     rows = _rows(run, source, split, predictor, text_column, label_column)
     tokens = predictor.tokens(rows.texts)
     for line in (*rows.notes, tokens.cut.line(rows.name)):
         say(line)
-    probabilities = predictor.predict_proba(tokens)
+    logits = predictor.predict_logits(tokens)
     home = _home(run, out)
     report = judge(
         rows,
         source,
-        probabilities,
+        predict.probabilities(logits),
         predictor.labels,
         home,
         trainable_parameters=predictor.settings.trainable_parameters,
         cut=tokens.cut,
         warnings=_overlap(run, rows),
+        flips=_flips(logits, tokens, run, loading) if predictor.rounded else None,
     )
     if home and (home.folder / "config.toml").is_file():
         home.seal("evaluation/")
@@ -103,6 +109,7 @@ def judge(
     trainable_parameters: int | None,
     cut: Cut,
     warnings: tuple[str, ...] = (),
+    flips: Flips | None = None,
 ) -> Report:
     """The report on `rows` from their probabilities (N, C), written under `home`'s evaluation/ if there is one."""
     scores = metrics.score(rows.labels, probabilities, labels)
@@ -126,10 +133,17 @@ def judge(
         test_reads=reads,
         cut=cut,
         warnings=warnings,
+        flips=flips,
     )
     if home:
         _write(report, home)
     return report
+
+
+def _flips(fast_NC: np.ndarray, tokens: Tokens, run: str | Path, loading: dict[str, Any]) -> Flips:
+    """How the labels compare with those of the reference: PEFT's own model in fp32."""
+    reference = predict.load(run, **(loading | {"precision": "fp32", "precise": True}))
+    return flips.find(fast_NC, lambda rows: reference.predict_logits(tokens.take(rows)))
 
 
 def _write(report: Report, home: Run) -> None:

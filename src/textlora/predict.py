@@ -75,6 +75,11 @@ class Predictor:
         """Label names, in the order of the probabilities' columns."""
         return self.settings.labels
 
+    @property
+    def rounded(self) -> bool:
+        """Whether its matrices are held in fewer bits than fp32, so that a label near a tie may flip."""
+        return next(p for p in self.model.parameters() if p.ndim > 1).dtype != torch.float32
+
     def tokens(self, texts: Sequence[str]) -> Tokens:
         """The tokens that the model sees of `texts`: cleaned, and cut or windowed, as the adapter was trained.
 
@@ -93,7 +98,7 @@ class Predictor:
 
     def predict_proba(self, texts: Sequence[str] | Tokens) -> np.ndarray:
         """Probabilities (B, C) float64; each row sums to 1."""
-        return softmax(self.predict_logits(texts).astype(np.float64), axis=1)
+        return probabilities(self.predict_logits(texts))
 
     def predict(self, texts: Sequence[str]) -> list[str]:
         """The most probable label's name for each text."""
@@ -117,6 +122,11 @@ class Predictor:
             "probability": by_label[self.labels[best]],
             "probabilities": by_label,
         }
+
+
+def probabilities(logits_BC: np.ndarray) -> np.ndarray:
+    """Logits' probabilities (B, C) float64; each row sums to 1."""
+    return softmax(logits_BC.astype(np.float64), axis=1)
 
 
 def _several(texts: Sequence[str]) -> Sequence[str]:

@@ -96,9 +96,19 @@ def report_table(report: Result) -> str:
         right = f"{row['correct']}/{row['total']}"
         figures = f"{row['accuracy']:>8.4f}  {row['precision']:>9.4f}  {row['f1']:.4f}  {right:>8}"
         lines.append(f"{row['label']:<{width}}  {figures}  {taken}")
+    if report["flips"] is not None:
+        lines.append(flips_line(report["flips"]))
     if report["test_reads"] is not None:
         lines.append(f"test read {times(report['test_reads'])}")
     return "\n".join(lines)
+
+
+def flips_line(flips: Result) -> str:
+    """What the comparison with --precise found."""
+    found = f"{flips['n']} of {flips['rows']:,} labels differ from --precise"
+    if flips["n"]:
+        found += f" ({100 * flips['share']:.2f} %; margins {', '.join(f'{m:.3f}' for m in flips['margins'])})"
+    return f"{found}; the {flips['checked']:,} nearest to a tie compared, logits moved by {flips['moved']:.3f} at most"
 
 
 def doctor_table(facts: Result) -> str:
