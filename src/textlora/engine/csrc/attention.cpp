@@ -60,6 +60,7 @@ static inline vu pair(vf even, vf odd) {
 static void rows(bf16 *to, const bf16 *from, i64 stride, const float *bias, i64 S, i64 P, i64 K) {
     for (i64 s = 0; s < S; s++)
         for (i64 k = 0; k < K; k += W) {
+            if (k % 32 == 0) __builtin_prefetch(from + s * stride + k + K);
             vf x = load(from + s * stride + k, Full{});
             store(to + s * K + k, bias ? x + load(bias + k, Full{}) : x, Full{});
         }
@@ -123,8 +124,8 @@ static void forward(bf16 *out, i64 out_ld, float *tops, float *bys, const bf16 *
                     most = x > most ? x : most;
                 }
                 for (i64 s = 0; s < P; s += 2) {
-                    vf even = s < S ? exp(load(scores + s * 16, Full{}) - most) : all(0);
-                    vf odd = s + 1 < S ? exp(load(scores + s * 16 + 16, Full{}) - most) : all(0);
+                    vf even = s < S ? exp_roughly(load(scores + s * 16, Full{}) - most) : all(0);
+                    vf odd = s + 1 < S ? exp_roughly(load(scores + s * 16 + 16, Full{}) - most) : all(0);
                     total += even + odd;
                     vu both = pair(even, odd);
                     std::memcpy(pairs + s * 8, &both, 64);
@@ -186,7 +187,7 @@ static void backward(bf16 *dqkv, i64 dqkv_ld, const bf16 *dout, const float *top
                 for (i64 s = 0; s < S; s++) {
                     vf x = load(p + s * 16, Full{}) * scale + masked[s] - most;
                     if (position && n) x += load(position + (h * S + s) * S + q, n);
-                    x = exp(x) * by;
+                    x = exp_roughly(x) * by;
                     store(p + s * 16, x, Full{});
                     along += x * load(dp + s * 16, Full{});
                 }
