@@ -15,14 +15,16 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 import textlora
 from textlora import config as configs
+from textlora.bench.options import Options
 from textlora.config import Config
 from textlora.errors import BudgetError, DataError, ResourceError, TextLoraError, UsageError, closest
-from textlora.tables import Result, check_table, doctor_table, plan_table, report_table, times
+from textlora.tables import Result, bench_table, check_table, doctor_table, plan_table, report_table, times
 
 INTERRUPTED = 130
 HEADLINE = "Chip maker lifts its forecast as orders for satellite phones double"
@@ -59,6 +61,7 @@ def parser() -> Parser:
     _verb(verbs, predict, "label every row of a file", _predict_flags)
     _verb(verbs, inspect, "count what is in an adapter folder", _inspect_flags)
     _verb(verbs, data, "look at data before it is trained on: what is in it, what is odd, what is done", _data_flags)
+    _verb(verbs, bench, "measure training or prediction beside peers and the machine's limit", _bench_flags)
     _verb(verbs, doctor, "look at this machine: what a run would use, how fast, what stands in its way", _doctor_flags)
     return top
 
@@ -165,6 +168,28 @@ def _doctor_flags(one: Parser) -> None:
     one.add_argument(
         "--seconds", type=float, default=4.0, metavar="S", help="of training steps to measure, 0 for none [4]"
     )
+
+
+def _bench_flags(one: Parser) -> None:
+    usual = Options()
+    one.add_argument("what", choices=["train", "predict"])
+    one.add_argument("--peers", action="store_true", help="the peers too; else ours and the limit")
+    one.add_argument("--base", default=usual.base, metavar="B", help=f"as train's [{usual.base}]")
+    one.add_argument("--base-weights", "--base_weights", default="", metavar="DIR", help="a folder, or random:SEED")
+    one.add_argument("--tokenizer", default="", metavar="DIR", help="tokenizer files [the base's; random: minilm's]")
+    one.add_argument("--data", default=usual.data, metavar="D", help=f"as train's [{usual.data}]")
+    one.add_argument("--rows", type=int, default=usual.rows, metavar="N", help=f"at most so many [{usual.rows}]")
+    one.add_argument("--rounds", type=int, default=usual.rounds, metavar="N", help=f"of each side [{usual.rounds}]")
+    one.add_argument("--seconds", type=float, default=usual.seconds, metavar="S", help=f"a round [{usual.seconds:g}]")
+    one.add_argument("--lora-r", "--lora_r", type=int, default=usual.lora_r, metavar="R", help=f"rank [{usual.lora_r}]")
+    one.add_argument(
+        *("--target-modules", "--target_modules"),
+        default=usual.target_modules,
+        metavar="A,B",
+        help=f"modules with adapters, query or value among them [{usual.target_modules}]",
+    )
+    one.add_argument("--threads", type=int, default=0, metavar="N", help="of each side [torch's choice]")
+    one.add_argument("--isa", default="", metavar="I", help="avx512 or avx2: no wider instructions [all there are]")
 
 
 def _config(args: argparse.Namespace, recipe: str = configs.DEFAULT_RECIPE) -> Config:
@@ -451,6 +476,16 @@ def doctor(args: argparse.Namespace) -> Result:
     facts = examine(args.seconds)
     _out(args, doctor_table(facts))
     return facts
+
+
+def bench(args: argparse.Namespace) -> Result:
+    """Measure ours beside Trainer + PEFT (or other inference) and the machine's limit, in alternating rounds."""
+    from textlora.bench import bench as measure
+
+    options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
+    result = measure(args.what, options, _say)
+    _out(args, bench_table(result))
+    return result
 
 
 def _loading(args: argparse.Namespace) -> dict[str, Any]:

@@ -361,10 +361,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------------------------------------------ provenance
 
 
-def versions() -> dict[str, str]:
-    """Installed versions of what a result depends on."""
+def versions(also: tuple[str, ...] = ()) -> dict[str, str]:
+    """Installed versions of what a result depends on, `also` packages that it rarely does."""
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *also):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -153,6 +153,39 @@ def _speed(speed: Result | None) -> str:
     return f"{trained:.0f} texts a second trained, {predicted:.0f} predicted ({speed['of']})"
 
 
+def bench_table(result: Result) -> str:
+    """A benchmark as a table: a line for each side, ours first, the limit last."""
+    precise = f"{result['isa']}, {result['threads']} threads, {result['precision']}"
+    lines = [f"{result['what']}: {result['base']} ({result['base_weights']} weights), {result['data']}, {precise}"]
+    return "\n".join(lines + (_train_lines(result) if result["what"] == "train" else _predict_lines(result)))
+
+
+def _train_lines(result: Result) -> list[str]:
+    lines = [f"{'texts/s':>22}  {'least to most':>16}  {'tokens/s':>9}  {'memory':>8}  ours is"]
+    plain = {"plain": result["plain"]} if result["plain"] else {}
+    ratios = result["ratio_to_peers"] | {"plain": result["ratio_to_plain"]}
+    for name, side in {"ours": result["ours"], **plain, **result["peers"], "limit": result["limit"]}.items():
+        low, high = side["spread"]
+        memory = f"{side['training_rss_bytes'] / 1e9:.2f} GB" if "training_rss_bytes" in side else ""
+        ratio = f"{ratios[name]:.1f}x" if ratios.get(name) else ""
+        ratio = f"{result['limit_share']:.2f} of it" if name == "limit" else ratio
+        rate = f"{side['samples_per_second']:.1f}"
+        spread = f"{low:.1f} to {high:.1f}"
+        lines.append(f"{name:<15}{rate:>7}  {spread:>16}  {side['tokens_per_second']:>9,.0f}  {memory:>8}  {ratio}")
+    return lines + [f"{name}: not measured: {why}" for name, why in result["not_measured"].items()]
+
+
+def _predict_lines(result: Result) -> list[str]:
+    lines = [f"{'texts/s':>25}  {'least to most':>16}  {'one: p50':>8}  {'p99':>8}  {'flips':>5}  ours is"]
+    for name, side in {"ours": result["ours"], **result["peers"]}.items():
+        low, high = side["spread"]
+        rate, spread = f"{side['samples_per_second']:.1f}", f"{low:.1f} to {high:.1f}"
+        alone = f"{side['p50_ms']:>5.2f} ms  {side['p99_ms']:>5.2f} ms"
+        ratio = f"{result['ratio_to_peers'][name]:.1f}x" if name in result["ratio_to_peers"] else ""
+        lines.append(f"{name:<18}{rate:>7}  {spread:>16}  {alone}  {side['flips']['count']:>5}  {ratio}")
+    return lines + [f"{name}: not measured: {why}" for name, why in result["not_measured"].items()]
+
+
 def times(count: int) -> str:
     """`once`, or `n times`."""
     return "once" if count == 1 else f"{count} times"
