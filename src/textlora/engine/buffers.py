@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 from math import prod
 
 import torch
 from torch import Tensor
+
+
+HUGE = 2 << 20  # bytes of a large page
+
+
+def zeros(size: int, dtype: torch.dtype) -> Tensor:
+    """`size` zeros, in large pages where the system lends them: products over small ones wait for their addresses."""
+    n_bytes = size * dtype.itemsize
+    if n_bytes < HUGE // 2 or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.zeros(size, dtype=dtype)
+    memory = mmap.mmap(-1, -(-n_bytes // HUGE) * HUGE + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    whole = torch.frombuffer(memory, dtype=torch.uint8)
+    start = -whole.data_ptr() % HUGE
+    return whole[start : start + n_bytes].view(dtype)
 
 
 class Buffers(threading.local):
@@ -29,7 +45,7 @@ class Buffers(threading.local):
         size, key = prod(shape), (name, dtype)
         with torch.inference_mode(False):  # predictions made first must not hand training a tensor it can't use
             if key not in self._held or self._held[key].numel() < size:
-                self._held[key] = torch.zeros(size, dtype=dtype)
+                self._held[key] = zeros(size, dtype)
                 self._views = {found: view for found, view in self._views.items() if found[:2] != key}
             whole = self._held[key][:size].view(shape)
             view = self._views[name, dtype, shape, columns] = whole[:, :columns] if columns else whole

@@ -16,12 +16,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 
 import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
-from textlora.engine.buffers import Buffers
+from textlora.engine.buffers import Buffers, zeros
 from textlora.engine.kernels import Native
 from textlora.engine.reference import Reference
 
@@ -94,7 +95,8 @@ class Product:
         Products are fastest with the longer side lying contiguously in memory (docs/log.md, 2026-11-22).
         """
         shape = (self.K + self.room, self.N + self.room)
-        joined = weight_NK.new_zeros(shape) if self.N > self.K else weight_NK.new_zeros(shape[::-1]).t()
+        whole = zeros(prod(shape), weight_NK.dtype)
+        joined = whole.view(shape) if self.N > self.K else whole.view(shape[::-1]).t()
         joined[: self.K, : self.N] = weight_NK.t()
         return joined
 
