@@ -139,11 +139,14 @@ class _Classifies:
         self.bag_of_tokens: nn.Module | None = None
         self.pooling = ""
 
+    def encode(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """The last layer's output (B, T, D). The engine may put a shorter way to the same in its place."""
+        return super().forward(input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state  # type: ignore[misc]
+
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> SequenceClassifierOutput:
-        out = super().forward(input_ids, attention_mask=attention_mask, **kwargs)  # type: ignore[misc]
-        hidden_BTD = out.last_hidden_state
+        hidden_BTD = self.encode(input_ids, attention_mask, **kwargs)
         pooled_BD = pool(hidden_BTD, attention_mask, self.pooling)
         with torch.autocast(pooled_BD.device.type, enabled=False):  # the head is tiny: its logits stay in fp32
             logits_BC = self.classifier(pooled_BD)

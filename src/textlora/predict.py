@@ -32,7 +32,7 @@ from textlora.tokens import Collator, Tokens, load_tokenizer, sorted_batches, to
 
 log = logging.getLogger("textlora")
 Item = TypeVar("Item")
-BATCH_TOKENS = 8192  # of a prediction batch: no gradients to keep, so larger than training's
+BATCH_TOKENS = 4096  # of a prediction batch: no gradients to keep, so larger than training's
 DEFAULT_OUTPUT = "inference_output.csv"
 FORMATS = ("csv", "kaggle", "jsonl", "parquet")
 

@@ -115,7 +115,9 @@ def tokenize(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int, long_text: str = TRUNCATE
 ) -> Tokens:
     """Token ids of `texts` in rows of at most `max_length`, special tokens kept; `long_text` is a mode of longtext."""
-    return fit(whole(tokenizer, texts), frame(tokenizer), max_length, long_text)
+    rows = whole(tokenizer, texts)
+    longer = any(len(row) > max_length for row in rows)
+    return fit(rows, frame(tokenizer) if longer else Frame(0, 0), max_length, long_text)
 
 
 def whole(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[np.ndarray]:

@@ -58,13 +58,16 @@ class Short:
         heads = _linear(x_TD, qkv).view(B, S, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         o_BHSK = nn.functional.scaled_dot_product_attention(*heads.unbind(0), attn_mask=added.to(x_TD.dtype))
         y_TD = _norm(_linear(o_BHSK.transpose(1, 2).reshape(B * S, D), out, x_TD), self.norm_1)
-        g_TF = torch.ops.mkldnn._linear_pointwise(y_TD, *up, "gelu", [], "none")
+        g_TF = _linear(y_TD, up, after="gelu")
         return _norm(_linear(g_TF, down, y_TD), self.norm_2).view(B, S, D)
 
 
-def _linear(x_TK: Tensor, packed: tuple[Tensor, Tensor], residual_TN: Tensor | None = None) -> Tensor:
+def _linear(
+    x_TK: Tensor, packed: tuple[Tensor, Tensor], residual_TN: Tensor | None = None, after: str = "none"
+) -> Tensor:
+    # named by its overload: to choose one by the arguments takes as long as a small product
     if residual_TN is None:
-        return torch.ops.mkldnn._linear_pointwise(x_TK, *packed, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise.default(x_TK, *packed, after, [], "none")
     return torch.ops.mkldnn._linear_pointwise.binary(x_TK, residual_TN, *packed, "add")
 
 
