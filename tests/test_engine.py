@@ -5,11 +5,13 @@ fp32 is compared closely, bf16 within its rounding: relative to plain bf16's own
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import given
@@ -20,7 +22,7 @@ from textlora import bases, budget, device, engine, predict
 from textlora import model as models
 from textlora.engine import kernels
 from textlora.engine.attention import ByProducts, InTiles, Sizes, Where
-from textlora.engine.buffers import Buffers
+from textlora.engine.buffers import HUGE, Buffers, zeros
 from textlora.engine.reference import FINENESS, Norm, Reference, slope_type
 from textlora.engine.short import Short, offered
 
@@ -155,6 +157,52 @@ def test_padding_changes_nothing(tiny_config: Tiny) -> None:
     with torch.inference_mode():
         a, b = (network(**inputs).logits for inputs in (one, padded))
     assert (a - b).abs().max() < 1e-5
+
+
+def test_hidden_states_of_every_block_are_the_plain_model_s(tiny_config: Tiny) -> None:
+    """A block writes where the next one reads: what was handed out must stay whole until the way back."""
+    network = build(tiny_config)
+    inputs = batch(np.random.default_rng(0), [9, 4, 17], 0) | {"output_hidden_states": True}
+    encoder = network.get_base_model()
+    caught: list[torch.Tensor] = []
+    hooks = [block.register_forward_hook(lambda m, i, out: caught.append(out)) for block in encoder.encoder.layer]
+    network(**inputs)
+    plain, caught[:] = [out.detach().clone() for out in caught], []
+    assert engine.swap_in(network) == ""
+    network(**inputs)
+    for hook in hooks:
+        hook.remove()
+    assert len(caught) == len(plain) == 2
+    for one, other in zip(plain, caught, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_buffers_are_zeros_where_large_pages_begin() -> None:
+    for size, dtype in (
+        (10, torch.float32),
+        (3 << 20, torch.uint8),
+        (HUGE // 4, torch.bfloat16),
+        (HUGE, torch.float32),
+    ):
+        found = zeros(size, dtype)
+        assert (found.shape, found.dtype) == ((size,), dtype)
+        assert not found.any()
+        assert size * dtype.itemsize < HUGE // 2 or not hasattr(mmap, "MADV_HUGEPAGE") or found.data_ptr() % HUGE == 0
+        found += 1  # every page can be written to
+        assert found.float().mean() == 1
+
+
+@pytest.mark.slow
+def test_two_thousand_steps_take_no_more_memory_than_a_hundred(tiny_config: Tiny) -> None:
+    network = build(tiny_config, max_length=128)
+    assert engine.swap_in(network) == ""
+    rng, used = np.random.default_rng(0), []
+    for i in range(2000):
+        lengths = [60] * 6 if i < 3 else rng.integers(1, 60, rng.integers(1, 6)).tolist()  # the largest first
+        step(network, batch(rng, lengths, 0))
+        if i in (100, 1999):
+            used.append(psutil.Process().memory_info().rss)
+    assert used[1] - used[0] < 20 << 20, used
 
 
 def test_two_forwards_before_one_backward(tiny_config: Tiny) -> None:

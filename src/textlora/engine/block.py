@@ -133,7 +133,9 @@ class Block(torch.autograd.Function):
         ctx.keep = parts.spare.pop() if parts.spare else Buffers()
         x_TD = x_BSD.detach().reshape(B * S, D)
         out_TD, ctx.kept = run(parts, x_TD, where, ctx.sizes, ctx.keep)
-        return out_TD.view(B, S, D)
+        # not a view of the buffer it lies in: autograd would take what the next block writes beside it for a change
+        rows = out_TD.untyped_storage(), out_TD.storage_offset(), (B, S, D), (S * out_TD.stride(0), out_TD.stride(0), 1)
+        return out_TD.new_empty(0).set_(*rows)
 
     @staticmethod
     def backward(ctx: Any, dout_BSD: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]

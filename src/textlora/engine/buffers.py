@@ -9,7 +9,6 @@ from math import prod
 import torch
 from torch import Tensor
 
-
 HUGE = 2 << 20  # bytes of a large page
 
 
