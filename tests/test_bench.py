@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import statistics
+from functools import cache
 
+import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -244,3 +248,37 @@ def test_prediction_is_measured_beside_peers(capsys, tiny_base):
     for exact in ("hf_pipeline", "onnx_fp32"):
         assert result["peers"][exact]["flips"]["count"] == 0
     assert "openvino_int8" in bench_table(result)
+
+
+# -------------------------------------------------------------------------------------------------------------- growth
+
+
+@cache
+def growth():
+    spec = importlib.util.spec_from_file_location("growth", ROOT / "benchmarks" / "growth.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=20), st.sampled_from([16, 64, 512]))
+def test_texts_of_one_length_are_that_long(lengths, length):
+    made = growth().of_length([np.arange(n, dtype=np.int32) for n in lengths], length)
+    assert {len(text) for text in made} == {length}
+    assert len(made) >= 8
+
+
+@pytest.mark.slow
+def test_growth_is_measured_and_drawn(tiny_base, tmp_path, monkeypatch):
+    module = growth()
+    monkeypatch.setattr(module, "RANKS", (2,))
+    monkeypatch.setattr(module, "LENGTHS", (16, 32))
+    monkeypatch.setattr(module, "ROWS", (100, 200, 1000))
+    flags = ["--base", "bert", "--base-weights", str(tiny_base("bert")), "--out", str(tmp_path), "--seconds", "0.1"]
+    module.main([*flags, "--most-rows", "200"])
+    found = json.loads((tmp_path / "growth.json").read_text())
+    assert [p["tokens"] for p in found["tokens"]] == [16, 32]
+    assert [p["rows"] for p in found["rows"]] == [100, 200]
+    assert (tmp_path / "growth.png").stat().st_size > 10_000

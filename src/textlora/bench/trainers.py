@@ -31,7 +31,7 @@ from textlora.bench.pace import Ask, Pace, probe
 from textlora.bench.task import ALPHA, SEED, Task
 from textlora.callbacks import Meter
 from textlora.runs import Run
-from textlora.tokens import Collator, Rows, Tokens, load_tokenizer
+from textlora.tokens import Collator, Rows, TokenBatches, Tokens, load_tokenizer
 from textlora.trainer import TextTrainer, arguments, batches_of, step_loss
 
 Counts = list[tuple[int, int]]  # texts and real tokens of each batch, in the order in which they were made
@@ -75,9 +75,12 @@ def _touch(network: nn.Module) -> int:
 # -------------------------------------------------------------------------------------------------------------- ours
 
 
-def ours(ask: Ask, folder: str, batch_tokens: int, engine: str = "auto") -> dict[str, Any]:
-    """Rounds of `textlora train`'s own Trainer, batches and engine."""
-    return _ours(Task.read(folder), batch_tokens, Pace(ask, WARM_UP), engine)
+def ours(ask: Ask, folder: str, batch_tokens: int, engine: str = "auto", epoch: bool = False) -> dict[str, Any]:
+    """Rounds of `textlora train`'s own Trainer, batches and engine; each as long as a pass over the rows if `epoch`."""
+    task = Task.read(folder)
+    lengths = task.rows()[0].lengths
+    least = len(TokenBatches(lengths, max(batch_tokens, task.max_length), SEED)) if epoch else 1
+    return _ours(task, batch_tokens, Pace(ask, WARM_UP, least), engine)
 
 
 def best_batch_tokens(ask: Ask, folder: str) -> dict[str, Any]:
@@ -165,7 +168,7 @@ def best_expert(ask: Ask, folder: str) -> dict[str, Any]:
     """
     task, tried = Task.read(folder), dict[Peer, float]()
     bf16 = device.compute_dtype("auto") == torch.bfloat16
-    middle = Peer(batch=BATCHES[1], bf16=bf16, dropout=False, by_length=True, least=3)
+    middle = Peer(batch=BATCHES[1], bf16=bf16, dropout=False, by_length=True, warm_up=1, least=3)
     ways = [
         (attention, weights) for attention in ("eager", "sdpa") for weights in ((False, True) if bf16 else (False,))
     ]
@@ -177,7 +180,7 @@ def best_expert(ask: Ask, folder: str) -> dict[str, Any]:
     best = max(tried, key=tried.__getitem__)
     shown = ("batch", "attention", "bf16_weights")
     rates = [{key: getattr(one, key) for key in shown} | {"tokens_per_second": rate} for one, rate in tried.items()]
-    return {"best": asdict(replace(best, least=1)), "tried": rates}
+    return {"best": asdict(replace(best, warm_up=WARM_UP, least=1)), "tried": rates}
 
 
 def _try(task: Task, one: Peer, tried: dict[Peer, float]) -> None:
