@@ -2,9 +2,9 @@
 
     python benchmarks/growth.py [--base minilm] [--base-weights random:0] [--out docs/pictures] [--seconds 2]
 
-Every point is a process of its own that trains as `textlora bench train` does ("ours"). Lengths: texts of one length,
-each point the median of three rounds. Rows: one whole pass over rows drawn from the data, up to 100,000 of them, which
-takes most of the ten minutes; `--most-rows 10000` is quick.
+Every point is a process of its own that trains as `textlora bench train` does ("ours"), and the median of three rounds
+in which the points of a plot take turns. Lengths: texts of one length. Rows: one whole pass over rows drawn from the
+data, up to 100,000 of them, which takes most of the ten minutes; `--most-rows 10000` is quick.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 from safetensors.numpy import save_file
 
 from textlora.bench import figures
@@ -63,42 +63,61 @@ def of_length(texts: Sequence[np.ndarray], length: int) -> list[np.ndarray]:
     return [np.resize(np.roll(whole, -i * length), length) for i in range(count)]
 
 
-def measured(task: Task, seconds: float, threads: int = 0, epoch: bool = False) -> Point:
-    """Texts and tokens a second, and memory above the loaded base; of a whole pass if `epoch`."""
-    environment = Options(threads=threads).environment
-    with Sides(Path(task.folder), environment, lambda line: None) as sides:
-        sides.start("ours", {"side": "ours", "folder": task.folder, "batch_tokens": BATCH_TOKENS, "epoch": epoch})
+@dataclass(frozen=True)
+class Case:
+    """One point to be measured: how much there is of what grows, and the rows it trains on."""
+
+    value: int
+    task: Task
+    threads: int = 0
+
+
+def measured(what: str, cases: Sequence[Case], seconds: float, epoch: bool = False) -> list[Point]:
+    """Texts and tokens a second, and memory above the loaded base, of cases in turns; `epoch`: of whole passes."""
+    names = {f"{what} {case.value:,}": case for case in cases}
+    with Sides(Path(cases[0].task.folder), {}, say) as sides:
+        for name, case in names.items():
+            job = {"side": "ours", "folder": case.task.folder, "batch_tokens": BATCH_TOKENS, "epoch": epoch}
+            sides.start(name, job, Options(threads=case.threads).environment)
         sides.rounds(1 if epoch else ROUNDS, 0.0 if epoch else seconds)
-        rounds = sides.workers["ours"].rounds if "ours" in sides.workers else []
+        workers = dict(sides.workers)
         said = sides.finish()
-        if not said:
-            raise SystemExit(f"not measured: {sides.failed}")
+    if len(said) < len(names):
+        raise SystemExit(f"not measured: {sides.failed}")
+    return [{what: case.value} | _point(case, workers[name].rounds, said[name]) for name, case in names.items()]
+
+
+def _point(case: Case, rounds: Sequence[figures.Round], said: Point) -> Point:
     kept = ("threads", "engine", "precision", "isa", "training_rss_bytes")
-    point = figures.rates(rounds, task.tokens_per_text, by_length=True)
-    return point | {key: said["ours"][key] for key in kept} | {"seconds": round(rounds[0].seconds, 2)}
+    rates = figures.rates(rounds, case.task.tokens_per_text, by_length=True)
+    return rates | {key: said[key] for key in kept} | {"seconds": round(rounds[0].seconds, 2)}
 
 
 def grow(task: Task, folder: Path, seconds: float, most_rows: int) -> dict[str, list[Point]]:
     """All points, by what grows."""
     tokens, _ = task.rows()
     texts = [tokens[i] for i in range(len(tokens))]
-    found: dict[str, list[Point]] = {"tokens": [], "rank": [], "threads": [], "rows": []}
-
-    def note(what: str, value: int, one: Task, **how: Any) -> None:
-        found[what].append({what: value} | measured(one, seconds, **how))
-        say(f"{what} {value:,}: {found[what][-1]['samples_per_second']:,.1f} texts a second")
-
-    for length in (n for n in LENGTHS if n <= task.max_length):
-        note("tokens", length, derived(task, folder / f"length-{length}", of_length(texts, length)))
-    for rank in RANKS:
-        note("rank", rank, derived(task, folder / f"rank-{rank}", texts, lora_r=rank))
-    for threads in range(1, found["tokens"][0]["threads"] + 1):
-        note("threads", threads, derived(task, folder / f"threads-{threads}", texts), threads=threads)
+    lengths = [n for n in LENGTHS if n <= task.max_length]
+    cases = {
+        "tokens": [Case(n, derived(task, folder / f"tokens-{n}", of_length(texts, n))) for n in lengths],
+        "rank": [Case(r, derived(task, folder / f"rank-{r}", texts, lora_r=r)) for r in RANKS],
+        "threads": [Case(n, derived(task, folder / f"threads-{n}", texts), n) for n in range(1, _threads() + 1)],
+    }
+    found = {what: measured(what, some, seconds) for what, some in cases.items()}
     rng = np.random.default_rng(SEED)
+    found["rows"] = []
     for rows in (n for n in ROWS if n <= most_rows):
         drawn = [texts[i] for i in rng.integers(0, len(texts), rows)]
-        note("rows", rows, derived(task, folder / f"rows-{rows}", drawn), epoch=True)
+        case = Case(rows, derived(task, folder / f"rows-{rows}", drawn))
+        found["rows"] += measured("rows", [case], seconds, epoch=True)
     return found
+
+
+def _threads() -> int:
+    """What a side would use."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 def picture(found: dict[str, list[Point]], title: str, file: Path) -> None:
@@ -110,9 +129,10 @@ def picture(found: dict[str, list[Point]], title: str, file: Path) -> None:
         for what in ("tokens", "rank", "threads"):
             _milliseconds(places[what], what, found[what])
         _rows(places["rows"], found["rows"])
-        figure.savefig(file, dpi=DPI, metadata={"Software": None})
+        figure.savefig(file, dpi=DPI * 0.7, metadata={"Software": None})
 
 
+WHOLE = FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
 AXES = {"tokens": "tokens of a text", "rank": "rank", "threads": "threads", "rows": "rows, one pass"}
 
 
@@ -125,8 +145,10 @@ def _milliseconds(axes: Axes, what: str, points: list[Point]) -> None:
         axes.plot([0, across[-1]], [0, cost[at] / across[at] * across[-1]], "--", color=GREY, label="in proportion")
         axes.legend(frameon=False)
     axes.set(xlabel=AXES[what], ylabel="ms a text", ylim=(0, max(cost) * 1.15))
-    axes.set_xticks(across if what != "tokens" else across[2:])
-    axes.tick_params(axis="x", labelsize=9)
+    if what == "rank":
+        axes.set_xscale("log", base=2)
+    axes.set_xticks([n for n in across if what != "tokens" or n >= 64 or n == across[-1]])
+    axes.xaxis.set_major_formatter(WHOLE)
 
 
 def _rows(axes: Axes, points: list[Point]) -> None:
@@ -135,8 +157,9 @@ def _rows(axes: Axes, points: list[Point]) -> None:
     axes.loglog(across, [p["seconds"] for p in points], "o-", color=BLUE)
     axes.set(xlabel=AXES["rows"])
     axes.set_ylabel("seconds", color=BLUE)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(WHOLE)
+        axis.set_minor_formatter(NullFormatter())
     memory = axes.twinx()
     held = [p["training_rss_bytes"] / 1e9 for p in points]
     memory.plot(across, held, "s--", color=ORANGE)

@@ -116,10 +116,11 @@ class Sides:
     def __exit__(self, *_: object) -> None:
         self.stack.close()
 
-    def start(self, name: str, job: Mapping[str, Any]) -> None:
-        """Start a side and wait until it is warm: two at a time would disturb each other."""
+    def start(self, name: str, job: Mapping[str, Any], also: Mapping[str, str] | None = None) -> None:
+        """Start a side and wait until it is warm: two at a time would disturb each other; `also`: its environment."""
         self.say(f"{name}: starting")
-        worker = self.stack.enter_context(Worker(name, job, self.folder, self.environment))
+        environment = dict(self.environment) | dict(also or {})
+        worker = self.stack.enter_context(Worker(name, job, self.folder, environment))
         try:
             self.startup[name] = round(worker.ready(), 2)
             self.workers[name] = worker
