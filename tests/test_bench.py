@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import statistics
+import sys
 from functools import cache
 
 import numpy as np
@@ -55,6 +56,20 @@ def test_a_percentile_is_the_nearest_rank(values):
     middle = figures.percentile(values, 50)
     assert 2 * sum(v <= middle for v in values) >= len(values)
     assert 2 * sum(v < middle for v in values) < len(values)
+
+
+def test_a_table_has_a_line_for_every_side_and_for_what_was_not_measured():
+    rates = {"samples_per_second": 10.0, "spread": [9.0, 11.0], "tokens_per_second": 500.0}
+    result = {"base": "b", "base_weights": "real", "data": "d", "isa": "amx", "threads": 2, "precision": "bfloat16"}
+    result |= {"not_measured": {"gone": "no package"}, "ratio_to_peers": {"peer": 2.0}}
+    trained = rates | {"training_rss_bytes": 10**9}
+    training = {"what": "train", "ours": trained, "plain": trained, "peers": {"peer": trained}, "limit": rates}
+    training |= {"ratio_to_plain": 1.5, "limit_share": 0.5}
+    answers = rates | {"p50_ms": 1.0, "p99_ms": 2.0, "flips": {"count": 0}}
+    predicting = {"what": "predict", "ours": answers, "peers": {"peer": answers}}
+    for one, names in ((training, ["ours", "plain", "peer", "limit", "gone"]), (predicting, ["ours", "peer", "gone"])):
+        lines = bench_table(result | one).splitlines()
+        assert [line.split()[0].strip(":") for line in lines[2:]] == names
 
 
 # ---------------------------------------------------------------------------------------------------------------- pace
@@ -259,6 +274,7 @@ def growth():
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
+    sys.modules["growth"] = module  # where dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 

@@ -67,7 +67,7 @@ def _figures(sides: Sides, task: Task) -> dict[str, dict[str, Any]]:
 
 
 def _result(options: Options, task: Task, found: dict[str, dict[str, Any]], failed: dict[str, str]) -> dict[str, Any]:
-    about = {key: found["ours"][key] for key in ("isa", "threads")}
+    about = {key: found["ours"][key] for key in ("isa", "threads", "precision")}
     sides = {name: {key: value for key, value in side.items() if key not in about} for name, side in found.items()}
     ours = sides.pop("ours")
     alone = {name: round(ours["p50_ms"] / peer["p50_ms"], 2) for name, peer in sides.items()}

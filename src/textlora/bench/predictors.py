@@ -50,6 +50,7 @@ def answer(ask: Ask, folder: str, how: str, block: int) -> dict[str, Any]:
         "p99_ms": round(percentile(alone, 99) * 1000, 3),
         "flips": _flips(task, answers(texts)),
         "isa": device.cpu_isa(),
+        "precision": str(device.compute_dtype("auto")).removeprefix("torch."),
         "threads": torch.get_num_threads(),
     }
 
