@@ -161,8 +161,8 @@ def test_padding_changes_nothing(tiny_config: Tiny) -> None:
 
 def test_hidden_states_of_every_block_are_the_plain_model_s(tiny_config: Tiny) -> None:
     """A block writes where the next one reads: what was handed out must stay whole until the way back."""
-    network = build(tiny_config)
-    inputs = batch(np.random.default_rng(0), [9, 4, 17], 0) | {"output_hidden_states": True}
+    network = build(tiny_config, pooling="mean")
+    inputs = batch(np.random.default_rng(0), [9, 4, 17], 0)
     encoder = network.get_base_model()
     caught: list[torch.Tensor] = []
     hooks = [block.register_forward_hook(lambda m, i, out: caught.append(out)) for block in encoder.encoder.layer]
@@ -175,6 +175,25 @@ def test_hidden_states_of_every_block_are_the_plain_model_s(tiny_config: Tiny) -
     assert len(caught) == len(plain) == 2
     for one, other in zip(plain, caught, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("head", "pooling"), [("linear", "cls"), ("full", "cls"), ("linear", "mean")])
+@pytest.mark.parametrize("family", COVERED)
+def test_where_the_first_token_is_read_the_last_block_makes_no_more(
+    tiny_config: Tiny, family: str, head: str, pooling: str
+) -> None:
+    """Exactly: the same logits and gradients, trained or not; all rows when hidden states are asked for."""
+    network = build(tiny_config, family, head=head, pooling=pooling)
+    inputs = batch(np.random.default_rng(0), [9, 4, 17], network.config.pad_token_id)
+    plain = step(network, inputs)
+    assert engine.swap_in(network) == ""
+    rows: list[int] = []
+    last = engine._blocks(network)[1][-1]
+    last.register_forward_hook(lambda m, i, out: rows.append((out[0] if isinstance(out, tuple) else out).shape[1]))
+    assert_same(plain, step(network, inputs), 1e-5)
+    with torch.no_grad():
+        assert (network(**inputs).logits - plain[0]).abs().max() <= 1e-5 * plain[0].abs().max()
+    assert rows == ([1, 1] if pooling == "cls" else [17, 17])
 
 
 def test_buffers_are_zeros_where_large_pages_begin() -> None:

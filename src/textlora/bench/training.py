@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ def measure(options: Options, say: Callable[[str], None]) -> dict[str, Any]:
         with Sides(Path(folder), options.environment, say) as sides:
             found = {} if not options.peers else _padded(sides, task)
             tuned = _start_ours(sides, task)
-            tried = _start_peers(sides, task) if options.peers else []
             sides.rounds(options.rounds, options.seconds)
+            tried = _beside_peers(sides, task, options, found) if options.peers else []
             found |= _sides(sides, task)
             failed = sides.failed
     if "ours" not in found or "limit" not in found:
@@ -64,28 +64,33 @@ def _padded(sides: Sides, task: Task) -> dict[str, dict[str, Any]]:
     return _sides(sides, task)
 
 
-def _start_peers(sides: Sides, task: Task) -> list[dict[str, Any]]:
-    """The peers that pad to the longest text of a batch; returns what the expert tried."""
+def _beside_peers(sides: Sides, task: Task, options: Options, found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Ours and each peer that pads to the longest text of a batch, in turns; returns what the expert tried.
+
+    One peer after the other: each holds some 5 GB, and where memory gets short all of them crawl.
+    """
     longest = {"batch": 32 if _small(task) else 16}
-    for name, how in {"hf_longest_fp32": longest, "hf_longest_bf16": longest | {"bf16": True}}.items():
-        sides.start(name, {"side": "peer", "folder": task.folder, "how": how})
+    ways, tried = {"hf_longest_fp32": longest, "hf_longest_bf16": longest | {"bf16": True}}, []
     try:
         chosen = sides.once("trainer_expert: choosing", {"side": "best_expert", "folder": task.folder})
+        ways["trainer_expert"], tried = chosen["best"], chosen["tried"]
     except Failed as reason:
         sides.failed["trainer_expert"] = str(reason)
-        return []
-    sides.start("trainer_expert", {"side": "peer", "folder": task.folder, "how": chosen["best"]})
-    return chosen["tried"]
+    for name, how in ways.items():
+        sides.start(name, {"side": "peer", "folder": task.folder, "how": how})
+        sides.rounds(options.rounds, options.seconds, ("ours", name))
+        found |= _sides(sides, task, (name,))
+    return tried
 
 
 def _small(task: Task) -> bool:
     return bases.shapes(bases.find(task.base), task.base_folder).hidden_size < SMALL
 
 
-def _sides(sides: Sides, task: Task) -> dict[str, dict[str, Any]]:
-    """The figures of every side that is running, which ends it."""
+def _sides(sides: Sides, task: Task, names: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+    """The figures of every side that is running, or of `names`, which ends it."""
     workers = dict(sides.workers)
-    said = sides.finish()
+    said = sides.finish(names)
     return {
         name: figures.rates(workers[name].rounds, task.tokens_per_text, name in BY_LENGTH)
         | {"startup_seconds": sides.startup[name]}

@@ -8,7 +8,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -133,10 +133,10 @@ class Sides:
         with Worker(name, job, self.folder, self.environment) as worker:
             return worker.result()
 
-    def rounds(self, count: int, seconds: float) -> None:
-        """`count` rounds, the sides in turns."""
+    def rounds(self, count: int, seconds: float, names: Collection[str] = ()) -> None:
+        """`count` rounds, the sides (or those of `names`) in turns."""
         for number in range(1, count + 1):
-            for name, worker in list(self.workers.items()):
+            for name, worker in self._chosen(names):
                 try:
                     worker.round(seconds)
                     did = worker.rounds[-1]
@@ -144,16 +144,19 @@ class Sides:
                 except Failed as reason:
                     self._drop(name, reason)
 
-    def finish(self) -> dict[str, dict[str, Any]]:
-        """What each side says of itself at its end; none is left then."""
+    def finish(self, names: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+        """What each side (or those of `names`) says of itself at its end; none of them is left then."""
         said = {}
-        for name, worker in list(self.workers.items()):
+        for name, worker in self._chosen(names):
             try:
                 said[name] = worker.stop()
             except Failed as reason:
                 self._drop(name, reason)
-        self.workers.clear()
+            self.workers.pop(name, None)
         return said
+
+    def _chosen(self, names: Collection[str]) -> list[tuple[str, Worker]]:
+        return [(name, worker) for name, worker in self.workers.items() if not names or name in names]
 
     def _drop(self, name: str, reason: Failed) -> None:
         self.say(f"{name}: not measured: {reason}")

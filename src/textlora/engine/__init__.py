@@ -76,6 +76,8 @@ def swap_in(model: nn.Module) -> str:
     network = _base(model)
     if family is BERT and hasattr(network, "encode") and not hasattr(network, "embeddings_project"):
         network.encode = types.MethodType(_encode(blocks), network)
+    if _reads_first(network):
+        network.forward = types.MethodType(_first_only(scratch), network)
     return ""
 
 
@@ -213,6 +215,26 @@ def _forward(parts: Parts, adapted: list[LoraLinear], family: Family, short: Sho
         few = x_BSD.shape[0] * x_BSD.shape[1] <= FEW and not torch.is_grad_enabled()
         out_BSD = short.forward(x_BSD, *where) if short and few else apply(parts, x_BSD, where)
         return (out_BSD,) if family.returns_tuple else out_BSD
+
+    forward.textlora_engine = True  # type: ignore[attr-defined]
+    return forward
+
+
+def _reads_first(network: Any) -> bool:
+    """Whether the head reads each text's first token only: textlora's own with that pooling, and every stock head."""
+    return getattr(network, "pooling", "") == "cls" or type(network).__name__.endswith("ForSequenceClassification")
+
+
+def _first_only(scratch: Buffers) -> Callable[..., Any]:
+    """A network's forward in which the last block makes its first rows only, unless others are asked for."""
+
+    def forward(network: Any, *inputs: Any, **others: Any) -> Any:
+        asked = {name for name in ("output_hidden_states", "output_attentions") if others.get(name)}
+        scratch.first_only = not asked and not network.config.output_hidden_states
+        try:
+            return type(network).forward(network, *inputs, **others)
+        finally:
+            scratch.first_only = False
 
     forward.textlora_engine = True  # type: ignore[attr-defined]
     return forward

@@ -7,7 +7,9 @@ A block is the post-norm transformer layer of BERT and its kin (Vaswani et al., 
 each W a frozen matrix with a bias and perhaps an adapter (product.py). What autograd would copy, cast and allocate anew
 in each step is written into buffers here, and what stands between two products is one kernel.
 
-B texts, S width, T = B x S tokens, D hidden, F feed-forward.
+Where nothing but each text's first token is read of the last block, it makes no more than that from its attention on.
+
+B texts, S width, T = B x S tokens, R rows after the attention (T, or B), D hidden, F feed-forward.
 """
 
 from __future__ import annotations
@@ -42,6 +44,11 @@ class Parts:
     spare: list[Buffers] = field(default_factory=list)  # of this block: what lives until its way back
 
     @property
+    def reads_first(self) -> bool:
+        """Whether only each text's first row is wanted now."""
+        return self.following is None and self.scratch.first_only
+
+    @property
     def trained(self) -> list[nn.Parameter]:
         return [*self.qkv.trained, *self.out.trained, *self.up.trained, *self.down.trained]
 
@@ -55,13 +62,13 @@ class Kept(NamedTuple):
     x: Tensor
     scores: tuple[Tensor | None, ...]  # what the attention wants to see again
     o: Tensor
-    h1_TD: Tensor  # before the first norm, with its rows' mean and 1 / deviation
+    h1_RD: Tensor  # before the first norm, with its rows' mean and 1 / deviation
     mean_1: Tensor
     rstd_1: Tensor
     y: Tensor
-    slope_TF: Tensor | None  # gelu's derivative
+    slope_RF: Tensor | None  # gelu's derivative
     g: Tensor
-    h2_TD: Tensor
+    h2_RD: Tensor
     mean_2: Tensor
     rstd_2: Tensor
     dropped: tuple[Dropped | None, ...]  # of qkv, out, up, down
@@ -70,57 +77,71 @@ class Kept(NamedTuple):
 def run(parts: Parts, x_TD: Tensor, where: Where, sizes: Sizes, keep: Buffers) -> tuple[Tensor, Kept]:
     """The block's forward; all that `Kept` holds lies in `keep`, which is `parts.scratch` if there is no way back."""
     (T, D), dtype, k, scratch = x_TD.shape, x_TD.dtype, parts.kernels, parts.scratch
-    F, trains = parts.up.N, keep is not scratch
+    F, trains, every = parts.up.N, keep is not scratch, sizes.S if parts.reads_first else 1
+    R = T // every  # rows from the attention on
 
     def rows(name: str) -> Tensor:
-        return keep.take(name, (T,), torch.float32)
+        return keep.take(name, (R,), torch.float32)
 
     def inputs(product: Product, name: str) -> Tensor:  # written anew by each block where no gradient needs them
-        return product.room_for_inputs(keep if product.adapters else scratch, name, T)
+        return product.room_for_inputs(keep if product.adapters else scratch, name, R)
 
     x = parts.qkv.beside(x_TD, keep, scratch)
     qkv_T3D = keep.take("qkv", (T, 3 * D), dtype)
     dropped_qkv = parts.qkv.forward(x, qkv_T3D)
     o = inputs(parts.out, "o")
-    scores = parts.attention.forward(o[:, :D], qkv_T3D, parts.qkv.bias_N, where, sizes, keep, scratch)
-    h1_TD = keep.take("h1", (T, D), dtype)
-    dropped_out = parts.out.forward(o, h1_TD)
+    o_TD = o[:, :D] if every == 1 else scratch.take("o_all", (T, D), dtype)
+    scores = parts.attention.forward(o_TD, qkv_T3D, parts.qkv.bias_N, where, sizes, keep, scratch)
+    if every > 1:
+        o[:, :D] = o_TD[::every]
+    h1_RD = keep.take("h1", (R, D), dtype)
+    dropped_out = parts.out.forward(o, h1_RD)
     y, mean_1, rstd_1 = inputs(parts.up, "y"), rows("mean_1"), rows("rstd_1")
-    k.norm_forward(y[:, :D], h1_TD, x[:, :D], parts.out.bias_N, parts.norm_1, mean_1, rstd_1)
-    z_TF, g = scratch.take("z", (T, F), dtype), inputs(parts.down, "g")
-    slope_TF = keep.take("slope", (T, F), slope_type(dtype)) if trains else None
-    dropped_up = parts.up.forward(y, z_TF)
-    k.gelu_forward(g[:, :F], slope_TF, z_TF, parts.up.bias_N)
-    h2_TD = keep.take("h2", (T, D), dtype)
-    dropped_down = parts.down.forward(g, h2_TD)
+    k.norm_forward(y[:, :D], h1_RD, x[::every, :D], parts.out.bias_N, parts.norm_1, mean_1, rstd_1)
+    z_RF, g = scratch.take("z", (R, F), dtype), inputs(parts.down, "g")
+    slope_RF = keep.take("slope", (R, F), slope_type(dtype)) if trains else None
+    dropped_up = parts.up.forward(y, z_RF)
+    k.gelu_forward(g[:, :F], slope_RF, z_RF, parts.up.bias_N)
+    h2_RD = keep.take("h2", (R, D), dtype)
+    dropped_down = parts.down.forward(g, h2_RD)
     following, mean_2, rstd_2 = parts.following if trains else None, rows("mean_2"), rows("rstd_2")
-    out_TD = following.room_for_outputs(keep, scratch, T) if following else torch.empty_like(h2_TD)
-    k.norm_forward(out_TD, h2_TD, y[:, :D], parts.down.bias_N, parts.norm_2, mean_2, rstd_2)
+    out_RD = following.room_for_outputs(keep, scratch, R) if following else torch.empty_like(h2_RD)
+    k.norm_forward(out_RD, h2_RD, y[:, :D], parts.down.bias_N, parts.norm_2, mean_2, rstd_2)
     dropped = dropped_qkv, dropped_out, dropped_up, dropped_down
-    return out_TD, Kept(x, scores, o, h1_TD, mean_1, rstd_1, y, slope_TF, g, h2_TD, mean_2, rstd_2, dropped)
+    return out_RD, Kept(x, scores, o, h1_RD, mean_1, rstd_1, y, slope_RF, g, h2_RD, mean_2, rstd_2, dropped)
 
 
 def run_back(
-    parts: Parts, dout_TD: Tensor, kept: Kept, sizes: Sizes, keep: Buffers, wants_dx: bool
+    parts: Parts, dout_RD: Tensor, kept: Kept, sizes: Sizes, keep: Buffers, wants_dx: bool
 ) -> tuple[Tensor | None, list[Tensor]]:
     """The gradients at the block's input (None unless wanted) and of its adapters, in the order of `Parts.trained`."""
-    (T, D), dtype, k, scratch = dout_TD.shape, dout_TD.dtype, parts.kernels, parts.scratch
-    F = parts.up.N
-    dh2, dz = parts.down.room_for_gradients(scratch, "dh2", T), parts.up.room_for_gradients(scratch, "wide", T)
-    k.norm_backward(dh2[:, :D], dout_TD, None, kept.h2_TD, parts.norm_2, kept.mean_2, kept.rstd_2)
+    (R, D), dtype, k, scratch = dout_RD.shape, dout_RD.dtype, parts.kernels, parts.scratch
+    F, T = parts.up.N, sizes.B * sizes.S
+    dh2, dz = parts.down.room_for_gradients(scratch, "dh2", R), parts.up.room_for_gradients(scratch, "wide", R)
+    k.norm_backward(dh2[:, :D], dout_RD, None, kept.h2_RD, parts.norm_2, kept.mean_2, kept.rstd_2)
     down = parts.down.backward(dh2, kept.g, kept.dropped[3], dz[:, :F])
-    k.multiply(dz[:, :F], kept.slope_TF)
-    dy_TD = scratch.take("dy", (T, D), dtype)
-    up = parts.up.backward(dz, kept.y, kept.dropped[2], dy_TD)
-    dh1 = parts.out.room_for_gradients(keep, "dh1", T)  # becomes dx: there the residual's flows too
-    k.norm_backward(dh1[:, :D], dy_TD, dh2[:, :D], kept.h1_TD, parts.norm_1, kept.mean_1, kept.rstd_1)
-    do_TD = scratch.take("dy", (T, D), dtype)
-    out = parts.out.backward(dh1, kept.o, kept.dropped[1], do_TD)
+    assert kept.slope_RF is not None  # `run` makes it wherever there is a way back
+    k.multiply(dz[:, :F], kept.slope_RF)
+    dy_RD = scratch.take("dy", (R, D), dtype)
+    up = parts.up.backward(dz, kept.y, kept.dropped[2], dy_RD)
+    dh1 = parts.out.room_for_gradients(keep, "dh1", R)  # becomes dx: there the residual's flows too
+    k.norm_backward(dh1[:, :D], dy_RD, dh2[:, :D], kept.h1_RD, parts.norm_1, kept.mean_1, kept.rstd_1)
+    do_RD = scratch.take("dy", (R, D), dtype)
+    out = parts.out.backward(dh1, kept.o, kept.dropped[1], do_RD)
     dqkv = parts.qkv.room_for_gradients(scratch, "wide", T)
+    do_TD = _among_all(do_RD, scratch.take("do_all", (T, D), dtype)) if R < T else do_RD
     parts.attention.backward(dqkv[:, : 3 * D], do_TD, kept.scores, sizes, scratch)
-    dx_TD = dh1[:, :D] if wants_dx else None
+    dx_TD = None
+    if wants_dx:
+        dx_TD = _among_all(dh1[:, :D], keep.take("dx", (T, D), dtype)) if R < T else dh1[:, :D]
     qkv = parts.qkv.backward(dqkv, kept.x, kept.dropped[0], dx_TD, add=True)
     return dx_TD, [*qkv, *out, *up, *down]
+
+
+def _among_all(first_BD: Tensor, all_TD: Tensor) -> Tensor:
+    """Each text's first row, and zeros for its others."""
+    all_TD.zero_()[:: len(all_TD) // len(first_BD)] = first_BD
+    return all_TD
 
 
 class Block(torch.autograd.Function):
@@ -132,20 +153,22 @@ class Block(torch.autograd.Function):
         ctx.parts, ctx.sizes = parts, Sizes(B, parts.heads, S, D // parts.heads)
         ctx.keep = parts.spare.pop() if parts.spare else Buffers()
         x_TD = x_BSD.detach().reshape(B * S, D)
-        out_TD, ctx.kept = run(parts, x_TD, where, ctx.sizes, ctx.keep)
+        out_RD, ctx.kept = run(parts, x_TD, where, ctx.sizes, ctx.keep)
         # not a view of the buffer it lies in: autograd would take what the next block writes beside it for a change
-        rows = out_TD.untyped_storage(), out_TD.storage_offset(), (B, S, D), (S * out_TD.stride(0), out_TD.stride(0), 1)
-        return out_TD.new_empty(0).set_(*rows)
+        shape, stride = (B, len(out_RD) // B, D), out_RD.stride(0)
+        found = out_RD.new_empty(0)
+        return found.set_(out_RD.untyped_storage(), out_RD.storage_offset(), shape, (shape[1] * stride, stride, 1))
 
     @staticmethod
     def backward(ctx: Any, dout_BSD: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        B, S, D = dout_BSD.shape
-        dout_TD = dout_BSD.reshape(B * S, D)
-        dout_TD = dout_TD if dout_TD.stride(1) == 1 else dout_TD.contiguous()  # of a mean over tokens it is expanded
-        dx_TD, trained = run_back(ctx.parts, dout_TD, ctx.kept, ctx.sizes, ctx.keep, ctx.needs_input_grad[0])
+        B, _, _, _ = ctx.sizes
+        D = dout_BSD.shape[2]
+        dout_RD = dout_BSD.reshape(-1, D)
+        dout_RD = dout_RD if dout_RD.stride(1) == 1 else dout_RD.contiguous()  # of a mean over tokens it is expanded
+        dx_TD, trained = run_back(ctx.parts, dout_RD, ctx.kept, ctx.sizes, ctx.keep, ctx.needs_input_grad[0])
         ctx.parts.spare.append(ctx.keep)
         ctx.keep = ctx.kept = None
-        return (None if dx_TD is None else dx_TD.view(B, S, D)), None, None, *trained
+        return (None if dx_TD is None else dx_TD.view(B, -1, D)), None, None, *trained
 
 
 def apply(parts: Parts, x_BSD: Tensor, where: Where) -> Tensor:
@@ -155,4 +178,4 @@ def apply(parts: Parts, x_BSD: Tensor, where: Where) -> Tensor:
         return Block.apply(x_BSD, where, parts, *trained)  # type: ignore[no-any-return]
     B, S, D = x_BSD.shape
     sizes = Sizes(B, parts.heads, S, D // parts.heads)
-    return run(parts, x_BSD.detach().reshape(B * S, D), where, sizes, parts.scratch)[0].view(B, S, D)
+    return run(parts, x_BSD.detach().reshape(B * S, D), where, sizes, parts.scratch)[0].view(B, -1, D)

@@ -31,6 +31,7 @@ class Buffers(threading.local):
         self._held: dict[tuple[str, torch.dtype], Tensor] = {}
         self._views: dict[tuple[str, torch.dtype, tuple[int, ...], int], Tensor] = {}
         self.handed_on = 0  # address of a block's output that has the next block's room beside it
+        self.first_only = False  # whether this thread's forward reads nothing but the first token of the last block
 
     def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, columns: int = 0) -> Tensor:
         """Any finite numbers, good until the name is asked for again; of a matrix the first `columns`, if given.
