@@ -274,6 +274,7 @@ class _BatchOrder(Sampler[int]):
         rows = list(self.rows)
         whole = len(rows) // self.batch * self.batch
         batches = [rows[start : start + self.batch] for start in range(0, whole, self.batch)]
-        for number in self.rng.permutation(len(batches)):
+        # the longest first, as the Trainer has it: that step asks for all the memory that later ones need
+        for number in (0, *(1 + self.rng.permutation(len(batches) - 1))):
             yield from batches[number]
         yield from rows[whole:]

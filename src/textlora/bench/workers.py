@@ -127,10 +127,10 @@ class Sides:
         except Failed as reason:
             self._drop(name, reason)
 
-    def once(self, name: str, job: Mapping[str, Any]) -> dict[str, Any]:
+    def once(self, name: str, job: Mapping[str, Any], also: Mapping[str, str] | None = None) -> dict[str, Any]:
         """What a job answers that works in no rounds. Raises Failed."""
         self.say(name)
-        with Worker(name, job, self.folder, self.environment) as worker:
+        with Worker(name, job, self.folder, dict(self.environment) | dict(also or {})) as worker:
             return worker.result()
 
     def rounds(self, count: int, seconds: float, names: Collection[str] = ()) -> None:
