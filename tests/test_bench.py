@@ -240,7 +240,7 @@ def test_training_is_measured_beside_peers_and_limit(capsys, tiny_base):
     assert "trainer_expert" in bench_table(result)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_random_weights_need_no_tokenizer_of_their_own(capsys):
     base = ["--base", "electra-small", "--base-weights", "random:0"]
     code = cli.main(["bench", "train", *base, "--rows", "64", "--rounds", "1", "--seconds", "0.2"])
@@ -286,7 +286,7 @@ def test_texts_of_one_length_are_that_long(lengths, length):
     assert len(made) >= 8
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_growth_is_measured_and_drawn(tiny_base, tmp_path, monkeypatch):
     module = growth()
     monkeypatch.setattr(module, "RANKS", (2,))
