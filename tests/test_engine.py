@@ -22,7 +22,7 @@ from textlora import bases, budget, device, engine, predict
 from textlora import model as models
 from textlora.engine import kernels
 from textlora.engine.attention import ByProducts, InTiles, Sizes, Where
-from textlora.engine.buffers import HUGE, Buffers, zeros
+from textlora.engine.buffers import HUGE, VIEWS, Buffers, zeros
 from textlora.engine.reference import FINENESS, Norm, Reference, slope_type
 from textlora.engine.short import Short, offered
 
@@ -209,6 +209,16 @@ def test_buffers_are_zeros_where_large_pages_begin() -> None:
         assert size * dtype.itemsize < HUGE // 2 or not hasattr(mmap, "MADV_HUGEPAGE") or found.data_ptr() % HUGE == 0
         found += 1  # every page can be written to
         assert found.float().mean() == 1
+
+
+def test_buffers_hold_few_views_and_each_is_of_what_is_held() -> None:
+    buffers = Buffers()
+    for rows in range(1, 2 * VIEWS):
+        view = buffers.take("x", (rows, 3), torch.float32, columns=2)
+        assert view.shape == (rows, 2)
+    assert len(buffers._views) <= VIEWS
+    buffers.take("x", (5, 3), torch.float32).fill_(7)
+    assert (buffers.take("x", (4, 3), torch.float32, columns=1) == 7).all()
 
 
 @pytest.mark.slow

@@ -120,7 +120,7 @@ def _batched(task: Task) -> Answer:
 
 
 def _onnx(task: Task, file: str) -> Answer:
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-not-found] - an extra
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -130,7 +130,7 @@ def _onnx(task: Task, file: str) -> Answer:
 
 def _openvino(task: Task, precision: str, int8: bool = False) -> Answer:
     os.environ.setdefault("OPENVINO_TELEMETRY_OPT_OUT", "1")
-    import openvino
+    import openvino  # type: ignore[import-not-found] - an extra
 
     core = openvino.Core()
     network: Any = core.read_model(Path(task.folder) / ONNX)
@@ -143,7 +143,7 @@ def _openvino(task: Task, precision: str, int8: bool = False) -> Answer:
 
 def _quantised(task: Task, network: Any) -> Any:
     """Weights and activations in int8, calibrated on the first texts."""
-    import nncf
+    import nncf  # type: ignore[import-not-found] - an extra
 
     by_length = ByLength(task, lambda batch: batch["input_ids"])
     inputs = [batch for _, batch in by_length.batches(task.texts()[:CALIBRATION])]

@@ -99,7 +99,7 @@ class _Logits(nn.Module):
 
 def export(ask: Ask, folder: str) -> dict[str, Any]:
     """The merged model as ONNX, in fp32 and with its weights in int8 (dynamic quantisation)."""
-    import onnxruntime.quantization as ort  # here: a missing package is this side's reason
+    import onnxruntime.quantization as ort  # type: ignore[import-not-found] - an extra; missing, it is this side's reason
 
     network = AutoModelForSequenceClassification.from_pretrained(
         Path(folder) / MERGED, dtype=torch.float32, trust_remote_code=False

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 HUGE = 2 << 20  # bytes of a large page
+VIEWS = 1000  # of a Buffers, held at most: about 1 KB each
 
 
 def zeros(size: int, dtype: torch.dtype) -> Tensor:
@@ -47,6 +48,8 @@ class Buffers(threading.local):
             if key not in self._held or self._held[key].numel() < size:
                 self._held[key] = zeros(size, dtype)
                 self._views = {found: view for found, view in self._views.items() if found[:2] != key}
+            if len(self._views) >= VIEWS:  # batches come in hundreds of sizes
+                self._views.clear()
             whole = self._held[key][:size].view(shape)
             view = self._views[name, dtype, shape, columns] = whole[:, :columns] if columns else whole
         return view
