@@ -88,6 +88,7 @@ def make_tokenizer(family: str, folder: Path) -> None:
         trainer = trainers.BpeTrainer(
             vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
         )
+        tokenizer.train_from_iterator(lines, trainer)
         cls, sep, pad, unk = "<s>", "</s>", "<pad>", "<unk>"
     else:
         special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -99,11 +100,9 @@ def make_tokenizer(family: str, folder: Path) -> None:
         trained.train_from_iterator(
             lines, trainers.WordPieceTrainer(vocab_size=400, special_tokens=special + middles, show_progress=False)
         )
-        tokenizer, trainer = Tokenizer(models.WordPiece(trained.get_vocab(), unk_token="[UNK]")), None
+        tokenizer = Tokenizer(models.WordPiece(trained.get_vocab(), unk_token="[UNK]"))
         tokenizer.normalizer, tokenizer.pre_tokenizer = splits
         cls, sep, pad, unk = "[CLS]", "[SEP]", "[PAD]", "[UNK]"
-    if trainer is not None:
-        tokenizer.train_from_iterator(lines, trainer)
     ids = {token: tokenizer.token_to_id(token) for token in (cls, sep)}
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{cls} $A {sep}", special_tokens=[(cls, ids[cls]), (sep, ids[sep])]

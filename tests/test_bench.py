@@ -251,8 +251,8 @@ def test_random_weights_need_no_tokenizer_of_their_own(capsys):
 
 @pytest.mark.slow
 def test_prediction_is_measured_beside_peers(capsys, tiny_base):
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("openvino")
+    pytest.importorskip("onnxruntime", reason="it is of the extra bench: pip install '.[bench]'")
+    pytest.importorskip("openvino", reason="it is of the extra bench: pip install '.[bench]'")
     result = bench(capsys, tiny_base, "bert", "predict", "--peers")
     assert result["not_measured"] == {}
     peers = {"hf_pipeline", "hf_batched", "onnx_fp32", "onnx_int8", "openvino_bf16", "openvino_int8"}
