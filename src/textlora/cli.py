@@ -27,6 +27,7 @@ from textlora.errors import BudgetError, DataError, ResourceError, TextLoraError
 from textlora.tables import Result, bench_table, check_table, doctor_table, plan_table, report_table, times
 
 INTERRUPTED = 130
+STRONGEST = 8  # words that `classify --explain` prints of a text
 HEADLINE = "Chip maker lifts its forecast as orders for satellite phones double"
 CHECKED = ("text_column", "label_column", "label_names", "validation_fraction", "split_seed", "cleaning")
 CHECKED += ("data_revision", "base", "base_weights", "tokenizer", "max_length")  # settings that `data check` heeds
@@ -130,6 +131,7 @@ def _evaluate_flags(one: Parser) -> None:
 def _classify_flags(one: Parser) -> None:
     _run_flags(one)
     one.add_argument("texts", nargs="+", metavar="TEXT")
+    one.add_argument("--explain", action="store_true", help="the words that moved each decision, strongest first")
 
 
 def _predict_flags(one: Parser) -> None:
@@ -348,10 +350,22 @@ def classify(args: argparse.Namespace) -> Result:
     from textlora import predict as predicting
 
     _check_texts(args.texts)
-    results = predicting.load(args.model, **_loading(args)).classify(args.texts)
-    for result in results:
+    predictor = predicting.load(args.model, **_loading(args))
+    results = predictor.classify(args.texts)
+    words = _explained(predictor, args.texts) if args.explain else [{}] * len(results)
+    for result, more in zip(results, words, strict=True):
+        result |= more
         _out(args, f"{result['label']}\t{result['probability']:.3f}\t{result['text']}")
+        for word in sorted(result.get("words", []), key=lambda word: -abs(word["drop"]))[:STRONGEST]:
+            _out(args, f"  {word['drop']:+6.2f}  {word['text']}  ({word['without']:.3f} without)")
     return {"results": results}
+
+
+def _explained(predictor: Any, texts: Sequence[str]) -> list[Result]:
+    """What each word of each text does to its label: log-odds lost by leaving it out, and the probability then."""
+    from textlora.explain import explain
+
+    return [{"words": found.to_dict()["words"]} for found in explain(predictor, texts)]
 
 
 def _check_texts(texts: Sequence[str]) -> None:
