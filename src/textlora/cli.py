@@ -58,6 +58,7 @@ def parser() -> Parser:
     _verb(verbs, plan, "count trainable parameters before anything is loaded", _plan_flags)
     _verb(verbs, train, "train a classifier", _train_flags)
     _verb(verbs, evaluate, "score a run on a split", _evaluate_flags)
+    _verb(verbs, report, "a run as one HTML page, to look at", _report_flags)
     _verb(verbs, classify, "label texts given on the command line", _classify_flags)
     _verb(verbs, predict, "label every row of a file", _predict_flags)
     _verb(verbs, inspect, "count what is in an adapter folder", _inspect_flags)
@@ -126,6 +127,14 @@ def _evaluate_flags(one: Parser) -> None:
     )
     one.add_argument("--label-column", "--label_column", default="", metavar="COLUMN", help="[as trained]")
     one.add_argument("--out", default="", metavar="DIR", help="where the report goes [the run]")
+
+
+def _report_flags(one: Parser) -> None:
+    _run_flags(one)
+    one.add_argument("--out", default="", metavar="FILE", help="[RUN/evaluation/report.html]")
+    one.add_argument("--overwrite", action="store_true", help="replace an existing --out")
+    one.add_argument("--data", default="", metavar="D", help="score the run on D first, as `evaluate` does")
+    one.add_argument("--split", default="", help="of that: train, validation or test [as `evaluate`]")
 
 
 def _classify_flags(one: Parser) -> None:
@@ -260,6 +269,7 @@ def quickstart(args: argparse.Namespace) -> Result:
     _out(args, f'"{HEADLINE}" -> {answer["label"]} ({answer["probability"]:.0%})')
     _out(args, f"written to {run.folder}: adapter/ (the classifier), evaluation/ (figures, pictures), summary.json")
     _out(args, f'try:  textlora classify {run.folder} "your text"')
+    _out(args, f"      textlora report {run.folder}")
     _out(args, "      textlora train --data YOUR.csv --out runs/mine")
     return {"run": str(run.folder), "summary": run.summary(), "test": report, "classified": answer}
 
@@ -343,6 +353,19 @@ def evaluate(args: argparse.Namespace) -> Result:
         _say(f"WARNING: {warning}")
     _out(args, report_table(report))
     return report
+
+
+def report(args: argparse.Namespace) -> Result:
+    """Write a run as one HTML page: verdict, figures, pictures, mistakes and their words, how to repeat it."""
+    from textlora.evaluate import evaluate as judge
+    from textlora.report import write_report
+
+    if args.data:
+        split = args.split or ("" if Path(args.data).is_file() else "test")
+        judge(args.model, args.data, split, say=_say, **_loading(args))
+    path = write_report(args.model, args.out, overwrite=args.overwrite, say=_say, **_loading(args))
+    _out(args, str(path))
+    return {"run": args.model, "report": str(path), "bytes": path.stat().st_size}
 
 
 def classify(args: argparse.Namespace) -> Result:
