@@ -17,7 +17,6 @@ from typing import Any
 
 import jinja2
 
-import textlora
 from textlora import charts, predict, runs
 from textlora import config as configs
 from textlora.charts import Curve, Mark
@@ -90,7 +89,7 @@ def facts(home: Run, *, texts: bool = True, say: Callable[[str], None] = log.inf
         "title": f"{config.base.rpartition('/')[2]} on {_shown(config)}",
         "name": home.folder.resolve().name,
         "written": time.strftime("%d %B %Y").lstrip("0"),
-        "version": textlora.__version__,
+        "version": environment["versions"]["textlora"],
         "judged": judged,
         "headline": f"{charts.percent(judged['accuracy'])} of {judged['n']:,} {judged['split']} rows are right",
         "verdict": [_without_path(line, config, home) for line in summary["verdict"] if not line.startswith("Next: ")],
