@@ -50,6 +50,7 @@ def tag(name: str, *inside: object, **attributes: object) -> Markup:
 
 
 def percent(value: float) -> str:
+    """A share as people read it: 92.1 %, 90 %."""
     return f"{100 * value:.1f} %".replace(".0 %", " %")
 
 
