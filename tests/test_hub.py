@@ -381,7 +381,7 @@ def test_base_and_data_by_hub_name_train_online_then_offline_then_resume(reposit
         assert f'data_revision = "{rows}"' in (tmp_path / run / "config.toml").read_text()
 
     card = (tmp_path / "again/adapter/README.md").read_text()
-    assert "datasets: [fancyzhx/ag_news]\n" in card
+    assert "datasets:\n- fancyzhx/ag_news\n" in card
     assert f'from_pretrained("FacebookAI/roberta-base", revision="{base}")' in card
 
     code, report, said = textlora(offline, "evaluate", str(tmp_path / "again"), "--data", "ag_news")

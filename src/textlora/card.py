@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from yaml import YAMLError  # huggingface_hub reads the metadata with it
 
 from textlora import bases, heads
 from textlora.budget import Plan
@@ -12,6 +18,11 @@ from textlora.data.hub import named
 from textlora.longtext import HEAD_TAIL, SHARE, TRUNCATE, WINDOW_MEAN, Frame, head_of
 
 PATHS = ("data", "base_weights", "tokenizer")  # of the machine that trained: nobody's business in a published card
+FIGURES = (
+    "<!-- figures -->",
+    "<!-- end of figures -->",
+)  # between them is rewritten, the rest of a card is its owner's
+LANGUAGES = {"mini-news": "en"}  # of data whose language is known
 POOLED = {
     "mean": 'mask = batch["attention_mask"][..., None]\npooled = (hidden * mask).sum(1) / mask.sum(1)',
     "cls": "pooled = hidden[:, 0]",
@@ -113,17 +124,90 @@ results = classify(texts, truncation=True, max_length={config.max_length}, top_k
 """
 
 
-def _trained_on(config: Config) -> str:
-    """The card's line on data of the hub; a file of the machine that trained is nobody's business."""
-    name = named(config.data) if config.data_revision else None
-    return f"datasets: [{name[0]}]\n" if name else ""
+def metadata(config: Config, splits: Mapping[str, dict[str, Any]]) -> ModelCardData:
+    """What the hub reads of a card. No license: that is for whoever publishes the adapter to say."""
+    hub_data = named(config.data) if config.data_revision else None
+    return ModelCardData(
+        library_name="peft",
+        base_model=bases.find(config.base).hub_id,
+        base_model_relation="adapter",
+        datasets=[hub_data[0]] if hub_data else None,
+        language=LANGUAGES.get(config.data),
+        pipeline_tag="text-classification",
+        tags=["lora", "peft", "text-classification", "textlora"],
+        metrics=["accuracy", "f1"],
+        model_name=f"{config.base.rpartition('/')[2]} on {_source(next(iter(splits.values()))['data'])[1]}",
+        eval_results=_results(splits),
+    )
+
+
+def _results(splits: Mapping[str, dict[str, Any]]) -> list[EvalResult]:
+    """The model-index: accuracy and macro F1 of every split that was judged."""
+    return [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type=_source(report["data"])[0],
+            dataset_name=_source(report["data"])[1],
+            dataset_split=split,
+            **figure,
+        )
+        for split, report in splits.items()
+        for figure in (
+            {"metric_type": "accuracy", "metric_value": report["accuracy"], "metric_name": "Accuracy"},
+            {
+                "metric_type": "f1",
+                "metric_value": report["f1_macro"],
+                "metric_name": "Macro F1",
+                "metric_args": {"average": "macro"},
+            },
+        )
+    ]
+
+
+def _source(data: str) -> tuple[str, str]:
+    """The hub's id of some data (`unknown` if it has none) and a name without folders of this machine."""
+    hub_data = None if Path(data).exists() else named(data)
+    return (hub_data[0], hub_data[0]) if hub_data else ("unknown", Path(data).name)
+
+
+def _figures(splits: Mapping[str, dict[str, Any]]) -> str:
+    """A table of the same figures for people, between the marks that `with_figures` looks for."""
+    rows = [
+        f"| {split} | {report['n']:,} | {report['accuracy']:.4f} | {report['accuracy_ci'][0]:.4f} to "
+        f"{report['accuracy_ci'][1]:.4f} | {report['f1_macro']:.4f} |"
+        for split, report in splits.items()
+    ]
+    table = ["| split | rows | accuracy | 95 % interval | macro F1 |", "|---|---|---|---|---|", *rows]
+    chosen = "The adapter was chosen on the validation rows, so their figures read a little high."
+    reads = (splits.get("test") or {}).get("test_reads")
+    more = f" The test rows were read {'once' if reads == 1 else f'{reads} times'}." if reads else ""
+    return "\n".join([FIGURES[0], *table, "", chosen + more, FIGURES[1]])
+
+
+def with_figures(text: str, splits: Mapping[str, dict[str, Any]]) -> str:
+    """A card's Markdown with the figures of `splits`, all else kept as its owner may have changed it.
+
+    A card without metadata, or with metadata that can't be read, is its owner's altogether and comes back unchanged.
+    """
+    if not text.startswith("---"):
+        return text
+    try:
+        card = ModelCard(text, ignore_metadata_errors=True)
+    except (YAMLError, ValueError):
+        return text
+    data: Any = card.data
+    data.model_name = data.model_name or "adapter"
+    data.eval_results = _results(splits)
+    between = re.compile(f"{re.escape(FIGURES[0])}.*?{re.escape(FIGURES[1])}", re.DOTALL)
+    card.text = between.sub(lambda _: _figures(splits), card.text, count=1)
+    return str(card)
 
 
 def model_card(
     config: Config, plan: Plan, labels: tuple[str, ...], hidden_size: int, frame: Frame, report: dict[str, Any]
 ) -> str:
     """Markdown with the hub's metadata. `report` is the validation report's dictionary."""
-    low, high = report["accuracy_ci"]
+    splits = {report["split"]: report}
     settings = {key: value for key, value in config.to_dict().items() if key not in PATHS}
     cleaned = (
         f"Texts are cleaned first ({', '.join(config.cleaning)}); `textlora` does that for you.\n\n"
@@ -131,11 +215,7 @@ def model_card(
         else ""
     )
     return f"""---
-library_name: peft
-base_model: {bases.find(config.base).hub_id}
-base_model_relation: adapter
-{_trained_on(config)}pipeline_tag: text-classification
-tags: [lora, peft, text-classification, textlora]
+{metadata(config, splits).to_yaml()}
 ---
 
 # A LoRA text classifier
@@ -145,9 +225,7 @@ adapters {plan.adapters:,}, head {plan.head:,}, bag of tokens {plan.bag_of_token
 
 Labels: {", ".join(f"{i} {label}" for i, label in enumerate(labels))}
 
-Accuracy on {report["n"]} validation rows: {report["accuracy"]:.4f} (95 % interval {low:.4f} to {high:.4f}),
-macro F1 {report["f1_macro"]:.4f}. The adapter was chosen on these rows; test figures are in the run's
-evaluation/report.json.
+{_figures(splits)}
 
 ## Use
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from textlora import data, flips, metrics, plots, predict, runs
+from textlora import card, data, flips, metrics, plots, predict, runs
 from textlora.baseline import Baseline
 from textlora.data import Split
 from textlora.flips import Flips
@@ -95,6 +95,7 @@ def evaluate(
         flips=_flips(logits, tokens, run, loading) if predictor.rounded else None,
     )
     if home and (home.folder / "config.toml").is_file():
+        _renew_card(home)
         home.seal("evaluation/")
     return report
 
@@ -153,6 +154,15 @@ def _write(report: Report, home: Run) -> None:
     runs.write_json(path, {"splits": known | {report.split: report.to_dict()}})
     with runs.storing(home.evaluation):
         plots.evaluation_plots(report.scores.to_dict(), report.split, home.evaluation)
+
+
+def _renew_card(home: Run) -> None:
+    """The model card's figures are those of report.json."""
+    path = home.adapter / "README.md"
+    if path.is_file():
+        splits = runs.read_json(home.evaluation / REPORT)["splits"]
+        runs.write_text(path, card.with_figures(path.read_text(encoding="utf-8"), splits))
+        home.seal("adapter/README.md")
 
 
 def _home(run: str | Path, out: str | Path) -> Run | None:

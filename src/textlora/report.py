@@ -85,8 +85,9 @@ def facts(home: Run, *, texts: bool = True, say: Callable[[str], None] = log.inf
     environment = runs.read_json(home.folder / "environment.json")
     splits = runs.read_json(home.evaluation / "report.json")["splits"]
     judged = splits.get("test") or splits["validation"]
+    data = _shown(config) or environment["data"]["name"]  # rows given in Python are in no source
     return {
-        "title": f"{config.base.rpartition('/')[2]} on {_shown(config)}",
+        "title": f"{config.base.rpartition('/')[2]} on {data}",
         "name": home.folder.resolve().name,
         "written": time.strftime("%d %B %Y").lstrip("0"),
         "version": environment["versions"]["textlora"],
@@ -109,7 +110,7 @@ def facts(home: Run, *, texts: bool = True, say: Callable[[str], None] = log.inf
         "splits": splits,
         "changed": _changed(config),
         "settings": configs.to_toml(_public(config)),
-        "data": _shown(config),
+        "data": data,
         "duration": _duration(summary["train_seconds"]),
     }
 
