@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom, bootstrap
 from sklearn import metrics as reference
+from statsmodels.stats.proportion import proportion_confint
 
 from textlora import metrics
 from textlora.errors import DataError, GateError, UsageError
@@ -93,8 +95,8 @@ def test_scores_are_plain_json_with_the_contract_s_names():
     labels, p = sample(0)
     plain = metrics.score(labels, p, NAMES).to_dict()
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
-    sums = ["precision", "recall", "f1", "precision_macro", "recall_macro", "f1_macro"]
-    rest = ["per_class", "confusion_matrix", "ece"]
+    sums = ["precision", "recall", "f1", "precision_macro", "recall_macro", "f1_macro", "f1_macro_ci"]
+    rest = ["per_class", "confusion_matrix", "ece", "reliability", "risk_coverage"]
     assert list(plain) == ["n", "accuracy", "accuracy_ci", "loss", *sums, *rest]
     row = ["label", "accuracy", "correct", "total", "precision", "recall", "f1", "top_confusions"]
     assert [list(found) for found in plain["per_class"]] == [row] * 4
@@ -187,43 +189,83 @@ def test_rows_of_equal_confidence_share_a_bin():
     assert metrics.expected_calibration_error([0] * 75 + [1] * 25, p) == pytest.approx(0, abs=1e-12)
 
 
-# ----------------------------------------------------------------------------------------------------- paired gain
+# --------------------------------------------------------------------------------------------- bootstrap, coverage
 
 
-rows_of_two = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
+@pytest.mark.parametrize(("n", "num_labels"), [(60, 3), (900, 4)])
+def test_the_interval_of_macro_f1_is_scipys_bootstrap_of_rows(n, num_labels):
+    labels, p = sample(7, n, num_labels)
+    predicted = p.argmax(1)
+
+    def macro(true, guessed):
+        return reference.f1_score(true, guessed, average="macro", zero_division=0)
+
+    drawn = bootstrap(
+        (labels, predicted), macro, paired=True, vectorized=False, n_resamples=800, method="percentile", rng=0
+    )
+    found = metrics.f1_macro_interval(reference.confusion_matrix(labels, predicted))
+    noise = 4 * drawn.standard_error / math.sqrt(800 * 0.025)  # of a quantile in the tail, roughly
+    assert found == pytest.approx(tuple(drawn.confidence_interval), abs=noise)
+    assert found[0] <= metrics.score(labels, p, names(num_labels)).f1_macro <= found[1]
+
+
+def test_macro_f1_of_one_cell_has_the_point_as_its_interval():
+    assert metrics.f1_macro_interval([[5, 0], [0, 0]]) == (1.0, 1.0)
+    assert metrics.f1_macro_interval([[0, 5], [0, 0]]) == (0.0, 0.0)
 
 
 @settings(max_examples=40, deadline=None)
-@given(rows=rows_of_two, seed=seeds)
-def test_swapping_the_sides_negates_the_gain(rows, seed):
-    a, b = np.array(rows).T
-    there, back = (metrics.paired_gain(*pair, samples=500, seed=seed) for pair in ((a, b), (b, a)))
-    assert there == pytest.approx((-back.gain, -back.high, -back.low), abs=1e-12)
-    assert there.low <= there.high
-    assert there.gain == pytest.approx(b.mean() - a.mean())
+@given(seed=seeds, n=st.integers(1, 90), num_labels=st.integers(2, 5))
+def test_the_bins_hold_every_row_once_and_make_the_calibration_error(seed, n, num_labels):
+    labels, p = sample(seed, n, num_labels)
+    scores = metrics.score(labels, p, names(num_labels))
+    assert sum(one["n"] for one in scores.reliability) == n
+    sure = [one["confidence"] for one in scores.reliability]
+    assert sure == sorted(sure)
+    assert sum(one["n"] * one["accuracy"] for one in scores.reliability) == pytest.approx(n * scores.accuracy)
+    gaps = [one["n"] * abs(one["accuracy"] - one["confidence"]) for one in scores.reliability]
+    assert scores.ece == pytest.approx(sum(gaps) / n)
 
 
-def test_a_model_gains_nothing_on_itself():
-    assert metrics.paired_gain([True, False, True], [True, False, True]) == (0, 0, 0)
+@settings(max_examples=40, deadline=None)
+@given(seed=seeds, n=st.integers(1, 300))
+def test_abstaining_at_a_point_of_the_curve_leaves_that_point(seed, n):
+    labels, p = sample(seed, n)
+    curve = metrics.risk_coverage(labels, p)
+    assert (curve[0]["n"], curve[0]["accuracy"]) == (n, pytest.approx((p.argmax(1) == labels).mean()))
+    assert [point["n"] for point in curve] == [n - n * percent // 100 for percent in range(0, 100, 5)]
+    for point in curve:
+        left = metrics.abstaining(labels, p, point["threshold"])
+        assert (left["n"], left["coverage"], left["accuracy"]) == pytest.approx(
+            (point["n"], point["coverage"], point["accuracy"]), **CLOSE
+        )
 
 
-def test_paired_gain_is_the_bootstrap_of_rows():
-    rng = np.random.default_rng(1)
-    a, b = rng.random(400) < 0.8, rng.random(400) < 0.85
-    rows = rng.integers(0, 400, (10_000, 400))
-    expected = np.quantile(b[rows].mean(1) - a[rows].mean(1), [0.025, 0.975])
-    assert metrics.paired_gain(a, b)[1:] == pytest.approx(expected, abs=0.004)
+def test_the_coverage_of_rows_equally_sure_is_their_mean():
+    p = np.tile([0.8, 0.2], (20, 1))
+    assert {point["accuracy"] for point in metrics.risk_coverage([0] * 15 + [1] * 5, p)} == {0.75}
+    nothing = metrics.abstaining([0, 1], [[0.8, 0.2]] * 2, 0.9)
+    assert nothing == {"below": 0.9, "coverage": 0.0, "n": 0, "accuracy": None, "accuracy_ci": None}
 
 
-def test_the_interval_holds_the_true_gain_about_95_times_in_100():
-    rng = np.random.default_rng(2)
-    held = 0
-    for _ in range(300):
-        u = rng.random(500)  # one difficulty for both, so that they err on the same rows
-        low, high = metrics.paired_gain(u < 0.85, (u < 0.80) | (rng.random(500) < 0.5) & (u > 0.8), samples=1000)[1:]
-        held += low <= 0.05 <= high
-    print("coverage", held / 300)
-    assert 0.90 <= held / 300 <= 0.99
+@pytest.mark.parametrize("n", [200, 1000, 3600])
+@pytest.mark.parametrize("p", [0.5, 0.8, 0.92])
+def test_wilson_holds_the_true_share_in_94_to_96_of_100(n, p):
+    """Exactly, by the binomial's own sums: no simulation."""
+    correct = np.arange(n + 1)
+    likely = binom.pmf(correct, n, p)
+    held = np.array([low <= p <= high for low, high in (metrics.wilson(k, n) for k in correct[likely > 1e-12])])
+    coverage = float(likely[likely > 1e-12][held].sum())
+    print(f"n {n:,}, p {p}: {coverage:.4f}")
+    assert 0.94 <= coverage <= 0.96
+
+
+@given(total=st.integers(1, 5000), share=st.floats(0, 1), confidence=st.sampled_from([0.8, 0.95, 0.99]))
+def test_wilson_is_statsmodels(total, share, confidence):
+    correct = round(share * total)
+    expected = proportion_confint(correct, total, alpha=1 - confidence, method="wilson")
+    # statsmodels leaves -1e-18 where nothing is right; we give 0
+    assert metrics.wilson(correct, total, confidence) == pytest.approx(expected, abs=1e-9)
 
 
 # ----------------------------------------------------------------------------------------------- mistakes, counts
@@ -292,9 +334,9 @@ def test_half_precision_probabilities_are_accepted():
         (lambda: metrics.wilson(1, 0), DataError),
         (lambda: metrics.wilson(3, 2), DataError),
         (lambda: metrics.wilson(1, 2, confidence=1.5), UsageError),
-        (lambda: metrics.paired_gain([True], [True, False]), DataError),
-        (lambda: metrics.paired_gain([], []), DataError),
-        (lambda: metrics.paired_gain([True], [True], confidence=0), UsageError),
+        (lambda: metrics.f1_macro_interval([[1]], confidence=0), UsageError),
+        (lambda: metrics.abstaining([0], [[0.5, 0.5]], 1.5), UsageError),
+        (lambda: metrics.abstaining([0], [[0.5, 0.5]], math.nan), UsageError),
         (lambda: metrics.expected_calibration_error([0], [[0.5, 0.5]], bins=0), UsageError),
         (lambda: metrics.confident_mistakes([0], [[0.5, 0.5]], [], ["x", "y"]), DataError),
         (lambda: metrics.prediction_distribution([5], ["x", "y"]), DataError),

@@ -24,7 +24,16 @@ from textlora import config as configs
 from textlora.bench.options import Options
 from textlora.config import Config
 from textlora.errors import BudgetError, DataError, ResourceError, TextLoraError, UsageError, closest
-from textlora.tables import Result, bench_table, check_table, doctor_table, plan_table, report_table, times
+from textlora.tables import (
+    Result,
+    bench_table,
+    check_table,
+    compare_table,
+    doctor_table,
+    plan_table,
+    report_table,
+    times,
+)
 
 INTERRUPTED = 130
 STRONGEST = 8  # words that `classify --explain` prints of a text
@@ -59,6 +68,7 @@ def parser() -> Parser:
     _verb(verbs, train, "train a classifier", _train_flags)
     _verb(verbs, evaluate, "score a run on a split", _evaluate_flags)
     _verb(verbs, report, "a run as one HTML page, to look at", _report_flags)
+    _verb(verbs, compare, "tell which of several runs differ by more than chance", _compare_flags)
     _verb(verbs, classify, "label texts given on the command line", _classify_flags)
     _verb(verbs, predict, "label every row of a file", _predict_flags)
     _verb(verbs, inspect, "count what is in an adapter folder", _inspect_flags)
@@ -112,6 +122,10 @@ def _train_flags(one: Parser) -> None:
 
 def _run_flags(one: Parser) -> None:
     one.add_argument("model", metavar="RUN", help="run folder or bare adapter folder")
+    _loading_flags(one)
+
+
+def _loading_flags(one: Parser) -> None:
     one.add_argument("--base-weights", "--base_weights", default="", metavar="DIR", help="folder with the base's files")
     one.add_argument("--tokenizer", default="", metavar="DIR", help="folder with tokenizer files [the adapter's]")
     one.add_argument("--allow-other-base", "--allow_other_base", action="store_true", help="accept other base weights")
@@ -120,13 +134,23 @@ def _run_flags(one: Parser) -> None:
 
 def _evaluate_flags(one: Parser) -> None:
     _run_flags(one)
+    _rows_flags(one)
+    one.add_argument("--out", default="", metavar="DIR", help="where the report goes [the run]")
+
+
+def _compare_flags(one: Parser) -> None:
+    one.add_argument("models", nargs="+", metavar="RUN", help="run folders (of --seeds K: all seeds) or bare adapters")
+    _loading_flags(one)
+    _rows_flags(one)
+
+
+def _rows_flags(one: Parser) -> None:
     one.add_argument("--data", required=True, metavar="D", help="a name, a folder or a file")
     one.add_argument("--split", default="", help="train, validation or test [test; a single file needs none]")
     one.add_argument(
         "--text-column", "--text_column", action="append", default=[], metavar="COLUMN", help="[as trained]"
     )
     one.add_argument("--label-column", "--label_column", default="", metavar="COLUMN", help="[as trained]")
-    one.add_argument("--out", default="", metavar="DIR", help="where the report goes [the run]")
 
 
 def _report_flags(one: Parser) -> None:
@@ -338,11 +362,10 @@ def evaluate(args: argparse.Namespace) -> Result:
     """Score a run on one split and write the report beside it."""
     from textlora.evaluate import evaluate as judge
 
-    split = args.split or ("" if Path(args.data).is_file() else "test")
     report = judge(
         args.model,
         args.data,
-        split,
+        _split(args),
         out=args.out,
         text_column=args.text_column,
         label_column=args.label_column,
@@ -361,11 +384,29 @@ def report(args: argparse.Namespace) -> Result:
     from textlora.report import write_report
 
     if args.data:
-        split = args.split or ("" if Path(args.data).is_file() else "test")
-        judge(args.model, args.data, split, say=_say, **_loading(args))
+        judge(args.model, args.data, _split(args), say=_say, **_loading(args))
     path = write_report(args.model, args.out, overwrite=args.overwrite, say=_say, **_loading(args))
     _out(args, str(path))
     return {"run": args.model, "report": str(path), "bytes": path.stat().st_size}
+
+
+def _split(args: argparse.Namespace) -> str:
+    return args.split or ("" if Path(args.data).is_file() else "test")
+
+
+def compare(args: argparse.Namespace) -> Result:
+    """Score several runs on the same rows and tell which differ by more than chance.
+
+    Runs whose settings differ in the seed alone are one thing, judged by all of its seeds.
+    """
+    from textlora.compare import compare as comparing
+
+    columns = {"text_column": args.text_column, "label_column": args.label_column}
+    result = comparing(args.models, args.data, _split(args), **columns, say=_say, **_loading(args))
+    for warning in result["warnings"]:
+        _say(f"WARNING: {warning}")
+    _out(args, compare_table(result))
+    return result
 
 
 def classify(args: argparse.Namespace) -> Result:

@@ -134,6 +134,9 @@ class Config:
     warmup_steps: int = setting(0, "the same in steps; over warmup_ratio")
     weight_decay: float = setting(0.0, "on matrices; biases, norms and magnitudes are exempt")
     max_grad_norm: float = setting(1.0, "gradient clipping; 0 = off")
+    calibrate: bool = setting(
+        True, "divide the logits by a temperature that fits validation (200 rows or more): probabilities, not labels"
+    )
     label_smoothing_factor: float = setting(0.0, "share of the target spread evenly over the labels")
     class_weights: str = setting("none", "none, balanced: n / (C * n_c), or sqrt: its square root, scaled to mean 1")
     early_stopping_patience: int = setting(0, "evaluations without a better one before stopping; 0 = off")

@@ -17,6 +17,7 @@ from textlora.data import Split
 from textlora.flips import Flips
 from textlora.longtext import Cut
 from textlora.metrics import Scores
+from textlora.paired import paired_gain
 from textlora.predict import Predictor
 from textlora.runs import Run
 from textlora.tokens import Tokens
@@ -77,12 +78,12 @@ def evaluate(
     Where the model's matrices are rounded, labels that this flips are looked for among the rows nearest to a tie.
     """
     predictor = predict.load(run, **loading)
-    rows = _rows(run, source, split, predictor, text_column, label_column)
+    rows = rows_of(run, source, split, predictor, text_column, label_column)
     tokens = predictor.tokens(rows.texts)
     for line in (*rows.notes, tokens.cut.line(rows.name)):
         say(line)
     logits = predictor.predict_logits(tokens)
-    home = _home(run, out)
+    home = home_of(run, out)
     report = judge(
         rows,
         source,
@@ -91,12 +92,12 @@ def evaluate(
         home,
         trainable_parameters=predictor.settings.trainable_parameters,
         cut=tokens.cut,
-        warnings=_overlap(run, rows),
+        warnings=overlap(run, rows),
         flips=_flips(logits, tokens, run, loading) if predictor.rounded else None,
     )
-    if home and (home.folder / "config.toml").is_file():
+    if home and home.config_file.is_file():
         _renew_card(home)
-        home.seal("evaluation/")
+        seal_evaluation(home)
     return report
 
 
@@ -114,15 +115,6 @@ def judge(
 ) -> Report:
     """The report on `rows` from their probabilities (N, C), written under `home`'s evaluation/ if there is one."""
     scores = metrics.score(rows.labels, probabilities, labels)
-    reads = None
-    if rows.name == TEST and home:
-        seen = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
-            "data": source,
-            "fingerprint": rows.fingerprint,
-            "accuracy": scores.accuracy,
-        }
-        reads = home.record_test_read(seen)
     report = Report(
         split=rows.name,
         data=source,
@@ -131,7 +123,7 @@ def judge(
         mistakes=metrics.confident_mistakes(rows.labels, probabilities, rows.texts, labels),
         distribution=metrics.prediction_distribution(probabilities, labels),
         trainable_parameters=trainable_parameters,
-        test_reads=reads,
+        test_reads=count_read(home, rows, source, scores.accuracy),
         cut=cut,
         warnings=warnings,
         flips=flips,
@@ -165,7 +157,25 @@ def _renew_card(home: Run) -> None:
         home.seal("adapter/README.md")
 
 
-def _home(run: str | Path, out: str | Path) -> Run | None:
+def count_read(home: Run | None, rows: Split, source: str, accuracy: float) -> int | None:
+    """Write down that `home` scored a split named test; how often by now. None for other splits, and without a home."""
+    if rows.name != TEST or not home:
+        return None
+    seen = {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "data": source, "fingerprint": rows.fingerprint}
+    return home.record_test_read(seen | {"accuracy": accuracy})
+
+
+def seal_evaluation(run: Run) -> None:
+    """Take the new files in evaluation/ into the manifest; of one of several seeds, into that of the run around it."""
+    run.seal("evaluation/")
+    around = Run(run.folder.parent.parent)
+    if run.folder.parent.name == "seeds" and (around.folder / runs.MANIFEST).is_file():
+        inside = run.folder.relative_to(around.folder).as_posix()
+        written = ("evaluation/", "adapter/README.md", runs.MANIFEST)
+        around.seal(tuple(f"{inside}/{name}" for name in written))
+
+
+def home_of(run: str | Path, out: str | Path) -> Run | None:
     """Where the report is written: `out`, or the run itself, or (a bare adapter) nowhere."""
     if out:
         Path(out, "evaluation").mkdir(parents=True, exist_ok=True)
@@ -173,7 +183,7 @@ def _home(run: str | Path, out: str | Path) -> Run | None:
     return Run(Path(run)) if (Path(run) / "config.toml").is_file() else None
 
 
-def _rows(
+def rows_of(
     run: str | Path, source: str, split: str, predictor: Predictor, text_column: Sequence[str], label_column: str
 ) -> Split:
     """The split's rows, read as the run read its own: same columns, labels and carving."""
@@ -195,7 +205,7 @@ def _rows(
     )
 
 
-def _overlap(run: str | Path, rows: Split) -> tuple[str, ...]:
+def overlap(run: str | Path, rows: Split) -> tuple[str, ...]:
     """A word of warning when the run was trained or chosen on just these rows."""
     if not (Path(run) / "environment.json").is_file():
         return ()
@@ -218,7 +228,7 @@ def verdict(
     worst confusion, weakest class, what next."""
     baseline = max(baselines, key=lambda b: b.accuracy)
     right = probabilities.argmax(1) == labels
-    gain = metrics.paired_gain(baseline.probabilities.argmax(1) == labels, right)
+    gain = paired_gain(baseline.probabilities.argmax(1) == labels, right)
     mean, low, high = (f"{round(100 * value, 1) + 0.0:+.1f}" for value in gain)  # + 0.0: never "-0.0"
     points = f"{mean} points on {baseline.name} ({low} to {high})"
     no_gain = "; worse than the baseline" if gain.high < 0 else "; no gain is shown: the interval holds 0"

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
 from scipy.special import log_softmax
 from scipy.stats import binomtest
 
 from textlora.errors import DataError, GateError, UsageError
 
 TOP_CONFUSIONS = 3
+ABSTAIN_STEP = 5  # percent of the rows between two points of the risk-coverage curve
+CHUNK = 4_000_000  # numbers that a bootstrap holds at a time: 32 MB
 ROW_SUM_TOLERANCE = 1e-3  # half precision's softmax is off by up to about 5e-4
 
 Ints = NDArray[np.int64]
@@ -26,14 +29,6 @@ Floats = NDArray[np.float64]
 
 class ProbabilityError(GateError, ValueError):
     """What a model gave is not a probability distribution (not finite, negative, or not summing to 1)."""
-
-
-class Gain(NamedTuple):
-    """Accuracy of b minus accuracy of a, with its interval."""
-
-    gain: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +59,17 @@ class Scores:
     precision_macro: float
     recall_macro: float
     f1_macro: float
+    f1_macro_ci: tuple[float, float]  # bootstrap of rows, 95 %
     per_class: tuple[ClassRow, ...]
     confusion_matrix: list[list[int]]  # [true label][predicted label], rows
     ece: float
+    reliability: list[dict[str, Any]]  # the bins of `ece`: {"n", "confidence", "accuracy"} (means), least sure first
+    risk_coverage: list[dict[str, Any]]  # see `risk_coverage`
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types under exactly these names."""
         plain = asdict(self)
-        return plain | {key: list(plain[key]) for key in ("accuracy_ci", "per_class")}
+        return plain | {key: list(plain[key]) for key in ("accuracy_ci", "f1_macro_ci", "per_class")}
 
 
 # ------------------------------------------------------------------------------------------------------- one split
@@ -88,6 +86,7 @@ def score(labels: ArrayLike, probabilities: ArrayLike, label_names: Sequence[str
     matrix = _confusion(y, p.argmax(1), len(names))
     correct = int(matrix.trace())
     by_class = _by_class(matrix)
+    bins = reliability(y, p)
 
     return Scores(
         n=len(y),
@@ -96,9 +95,12 @@ def score(labels: ArrayLike, probabilities: ArrayLike, label_names: Sequence[str
         loss=_cross_entropy(y, np.log(np.maximum(p, np.finfo(np.float64).eps))),
         **_weighted(matrix, by_class),
         **_macro(matrix, by_class),
+        f1_macro_ci=f1_macro_interval(matrix),
         per_class=tuple(_class_row(k, names, matrix, by_class) for k in range(len(names))),
         confusion_matrix=matrix.tolist(),
-        ece=expected_calibration_error(y, p),
+        ece=_calibration_error(bins),
+        reliability=bins,
+        risk_coverage=risk_coverage(y, p),
     )
 
 
@@ -124,14 +126,67 @@ def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, bins
     widths leave most bins empty for a good classifier. Rows of equal probability share a bin, so the order of rows
     doesn't matter. With few rows it reads too high: bins of k rows differ by about 0.4 / sqrt(k) by chance alone.
     """
+    return _calibration_error(reliability(labels, probabilities, bins))
+
+
+def reliability(labels: ArrayLike, probabilities: ArrayLike, bins: int = 15) -> list[dict[str, Any]]:
+    """The bins of the calibration error, least sure first: {"n", "confidence", "accuracy"}, both means over n rows."""
     if bins < 1:
         raise UsageError(f"bins must be at least 1, got {bins}", "use the default, 15")
     y, p = _checked(labels, probabilities)
-    confidence = p.max(1)
+    confidence, right = p.max(1), p.argmax(1) == y
     first_equal = np.searchsorted(np.sort(confidence), confidence, side="left")
     bin_of_row = first_equal * bins // len(y)
-    gap = np.bincount(bin_of_row, weights=(p.argmax(1) == y) - confidence)
-    return float(np.abs(gap).sum() / len(y))
+    counts = np.bincount(bin_of_row)
+    sure, good = (np.bincount(bin_of_row, weights=values) for values in (confidence, right))
+    return [
+        {"n": int(counts[k]), "confidence": float(sure[k] / counts[k]), "accuracy": float(good[k] / counts[k])}
+        for k in np.flatnonzero(counts)
+    ]
+
+
+def risk_coverage(labels: ArrayLike, probabilities: ArrayLike) -> list[dict[str, Any]]:
+    """Accuracy on the rest when the least certain 0, 5, ... 95 % of the rows abstain (Geifman & El-Yaniv 2017).
+
+    Each is {"coverage" (share of rows kept), "n" (rows kept), "accuracy", "threshold"}: a row is kept where its highest
+    probability is at least the threshold. Of rows as sure as the last one kept, the mean counts: their order says
+    nothing.
+    """
+    y, p = _checked(labels, probabilities)
+    confidence, tie = np.unique(-p.max(1), return_inverse=True)  # surest first
+    size = np.bincount(tie)
+    rows = np.repeat(np.arange(len(size)), size)
+    right = (np.bincount(tie, weights=p.argmax(1) == y) / size)[rows].cumsum()
+    kept = [len(y) - len(y) * percent // 100 for percent in range(0, 100, ABSTAIN_STEP)]
+    return [
+        {
+            "coverage": n / len(y),
+            "n": n,
+            "accuracy": float(min(1.0, right[n - 1] / n)),
+            "threshold": float(-confidence[rows[n - 1]]),
+        }
+        for n in kept
+    ]
+
+
+def abstaining(labels: ArrayLike, probabilities: ArrayLike, below: float) -> dict[str, Any]:
+    """What is left where rows whose highest probability is under `below` get no label.
+
+    {"below", "coverage", "n" (rows kept), "accuracy", "accuracy_ci" (Wilson)}, the last two None where nothing is left.
+    Raises UsageError unless `below` is from 0 to 1.
+    """
+    check_abstain_below(below)
+    y, p = _checked(labels, probabilities)
+    kept = p.max(1) >= below
+    n, correct = int(kept.sum()), int((p.argmax(1) == y)[kept].sum())
+    accuracy = {"accuracy": correct / n, "accuracy_ci": list(wilson(correct, n))} if n else {}
+    return {"below": below, "coverage": n / len(y), "n": n, "accuracy": None, "accuracy_ci": None} | accuracy
+
+
+def check_abstain_below(below: float) -> None:
+    """Raises UsageError unless `below` is a probability."""
+    if not 0 <= below <= 1:  # NaN too
+        raise UsageError(f"a row abstains below a probability from 0 to 1, got {below}", "try 0.6")
 
 
 def confident_mistakes(
@@ -183,30 +238,29 @@ def wilson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, f
     return float(interval.low), float(interval.high)
 
 
-def paired_gain(
-    correct_a: ArrayLike, correct_b: ArrayLike, *, samples: int = 10_000, seed: int = 0, confidence: float = 0.95
-) -> Gain:
-    """Accuracy of b minus that of a on the same rows (N,) bool, with the percentile interval of the paired bootstrap.
+def f1_macro_interval(
+    confusion_matrix: ArrayLike, *, samples: int = 2000, seed: int = 0, confidence: float = 0.95
+) -> tuple[float, float]:
+    """The percentile interval of macro-F1 under the bootstrap of rows, from the counts (C, C) [true][predicted].
 
-    Redrawing rows changes the gain only through how many rows b alone gets right and how many a alone does. These two
-    counts are multinomial, so they are drawn directly: exactly the row bootstrap, without touching N rows each time.
-    Where a and b never differ the interval is the point 0: a bootstrap can't see differences that didn't occur.
+    Redrawing rows changes only how many fall into each cell, so the cells' counts are drawn: a multinomial.
     """
-    a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
-    if a.shape != b.shape or a.ndim != 1 or not len(a):
-        raise DataError(f"expected right or wrong (N,) of the same rows, got {a.shape}, {b.shape}", "use one split")
     _require_share(confidence)
-    n, wins, losses = len(a), int((b & ~a).sum()), int((a & ~b).sum())
-
-    # Drawn with the larger count first and mirrored afterwards, so that swapping a and b exactly negates the answer.
-    more, fewer = max(wins, losses), min(wins, losses)
-    counts = np.random.default_rng(seed).multinomial(n, [more / n, fewer / n, (n - wins - losses) / n], size=samples)
-    drawn = (counts[:, 0] - counts[:, 1]) / n
-    if wins == losses:
-        drawn = np.concatenate([drawn, -drawn])
-    tail = (1 - confidence) / 2
-    low, high = (float(q) for q in np.quantile(drawn, [tail, 1 - tail]))
-    return Gain((wins - losses) / n, low, high) if wins >= losses else Gain((wins - losses) / n, -high, 0.0 - low)
+    matrix = np.asarray(confusion_matrix, dtype=np.int64)
+    true, predicted = np.nonzero(matrix)
+    counts, (n, labels) = matrix[true, predicted], (int(matrix.sum()), len(matrix))
+    # F1 is twice what is right over how often the label is predicted plus how often it is true: sums over cells.
+    cell, one = np.arange(len(counts)), np.ones(len(counts))
+    true_KC, predicted_KC = (csr_array((one, (cell, label)), (len(counts), labels)) for label in (true, predicted))
+    right_KC = csr_array((2.0 * (true == predicted), (cell, true)), (len(counts), labels))
+    rng, step = np.random.default_rng(seed), max(1, CHUNK // (len(counts) + labels))
+    drawn = []
+    for size in [min(step, samples - start) for start in range(0, samples, step)]:
+        cells = rng.multinomial(n, counts / n, size).astype(np.float64)
+        right, both = cells @ right_KC, cells @ (true_KC + predicted_KC)
+        drawn.append((right / np.maximum(both, 1)).sum(1) / (both > 0).sum(1))
+    low, high = np.quantile(np.concatenate(drawn), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
 # ------------------------------------------------------------------------------------------------ from the counts
@@ -253,6 +307,11 @@ def _class_row(k: int, names: list[str], matrix: Ints, by_class: dict[str, Float
         f1=f1,
         top_confusions=[{"label": names[j], "count": int(counts[j])} for j in most],
     )
+
+
+def _calibration_error(bins: list[dict[str, Any]]) -> float:
+    rows = sum(one["n"] for one in bins)
+    return sum(one["n"] * abs(one["accuracy"] - one["confidence"]) for one in bins) / rows
 
 
 def _cross_entropy(y: Ints, log_p: Floats) -> float:

@@ -66,6 +66,7 @@ class AdapterSettings:
     head: str
     head_rank: int | None = None  # of a low-rank head
     bag_of_tokens: bool = False
+    temperature: float | None = None  # by which the head's logits were divided: done, in the weights; None: not at all
     pooling: str
     cleaning: tuple[str, ...] = ()
     max_length: int
@@ -377,12 +378,22 @@ def add_bag(model: PeftModel, weights_VC: np.ndarray, head_share: float, bag_sha
 
     Both shares go into the numbers that are there anyway: the head's last linear and the bag.
     """
-    classifier = _saved(model, "classifier")
-    last = classifier[-1] if isinstance(classifier, nn.Sequential) else classifier
+    scale_head(model, head_share)
     with torch.no_grad():
-        for parameter in last.parameters():
-            parameter.mul_(head_share)
         _saved(model, BAG).weight.copy_(torch.from_numpy(bag_share * weights_VC))  # type: ignore[union-attr]
+
+
+def scale_head(model: PeftModel, factor: float) -> None:
+    """Multiply the head's logits by `factor`: its last linear's weights and bias, so that nothing new is saved.
+
+    Raises GateError for a head that doesn't end in a linear with an output for each label.
+    """
+    trained = [m for name, m in model.named_modules() if ".modules_to_save." in name and isinstance(m, nn.Linear)]
+    if not trained or trained[-1].out_features != model.config.num_labels:
+        raise GateError("this base's head doesn't end in a linear layer", "train with --head linear")
+    with torch.no_grad():
+        for parameter in trained[-1].parameters():
+            parameter.mul_(factor)
 
 
 def _saved(model: PeftModel, name: str) -> nn.Module:

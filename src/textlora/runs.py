@@ -109,7 +109,7 @@ class Run:
         kept = [_json_line(record) for record in self.metrics() if record["step"] <= step]
         write_text(self.metrics_file, "".join(kept))
 
-    def seal(self, changed: str = "") -> None:
+    def seal(self, changed: str | tuple[str, ...] = "") -> None:
         """Write manifest.json: the sha256 of every file but trackers'. Each verb that adds files calls it last.
 
         A verb that wrote only below `changed` ("evaluation/") names it: what the manifest says of other files stays,
@@ -207,7 +207,7 @@ def adapter_folder(path: str | Path) -> Path:
 # ---------------------------------------------------------------------------------------------------------- hashes
 
 
-def hashes(folder: Path, only: str = "") -> dict[str, str]:
+def hashes(folder: Path, only: str | tuple[str, ...] = "") -> dict[str, str]:
     """sha256 of every file under `folder` but its manifest, by its path from there; those that start with `only`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
     names = {path.relative_to(folder).as_posix(): path for path in files}

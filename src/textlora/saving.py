@@ -14,8 +14,11 @@ from textlora.runs import Run
 CHECKED_TEXTS = 64  # on which a reloaded adapter must give the logits of the one in memory
 
 
-def save_adapter(run: Run, prepared: Prepared, trained: PeftModel) -> None:
-    """Weights, PEFT's config, our settings and the tokenizer, all that loading it takes but the base."""
+def save_adapter(run: Run, prepared: Prepared, trained: PeftModel, temperature: float | None) -> None:
+    """Weights, PEFT's config, our settings and the tokenizer, all that loading it takes but the base.
+
+    `temperature` is in the weights already; it is written down for who wants to know.
+    """
     config = prepared.config
     settings = AdapterSettings(
         form="stock" if config.head == "full" else "textlora",
@@ -27,6 +30,7 @@ def save_adapter(run: Run, prepared: Prepared, trained: PeftModel) -> None:
         head=config.head,
         head_rank=prepared.plan.head_rank,
         bag_of_tokens=prepared.plan.bag_of_tokens > 0,
+        temperature=temperature,
         pooling=prepared.plan.pooling,
         cleaning=config.cleaning,
         max_length=config.max_length,

@@ -111,6 +111,51 @@ def flips_line(flips: Result) -> str:
     return f"{found}; the {flips['checked']:,} nearest to a tie compared, logits moved by {flips['moved']:.3f} at most"
 
 
+TEXTS_SHOWN, TEXT_WIDTH = 3, 90  # changed texts of a pair, and characters of each
+
+
+def compare_table(result: Result) -> str:
+    """A line for each thing, then for each pair whether it differs and the surest texts that changed."""
+    things, pairs = result["things"], result["pairs"]
+    width = max(4, *(len(thing["name"]) for thing in things))
+    lines = [f"{result['split']}: {result['n']:,} rows of {result['data']}"]
+    lines.append(f"{'name':<{width}}  seeds  parameters  accuracy  {'95 %':<18}      sd  macro-F1")
+    for thing in things:
+        low, high = thing["accuracy_ci"]
+        count, sd = thing["trainable_parameters"], thing["sd"]
+        figures = f"{len(thing['runs']):>5}  {'?' if count is None else f'{count:,}':>10}  {thing['accuracy']:>8.4f}"
+        figures += (
+            f"  {f'{low:.4f} to {high:.4f}':<18}  {'' if sd is None else f'{sd:.4f}':>6}  {thing['f1_macro']:.4f}"
+        )
+        lines.append(f"{thing['name']:<{width}}  {figures}")
+    for pair in pairs:
+        lines += ["", *_pair_lines(pair, len(pairs))]
+    reads = [f"{thing['name']} {times(max(thing['test_reads']))}" for thing in things if any(thing["test_reads"])]
+    return "\n".join(lines + ([f"\ntest read: {', '.join(reads)}"] if reads else []))
+
+
+def _pair_lines(pair: Result, pairs: int) -> list[str]:
+    low, high = pair["difference_ci"]
+    chance = f"p {pair['p']:.4f}" + (f", {pair['p_corrected']:.4f} among {pairs} pairs" if pairs > 1 else "")
+    test = {"mcnemar": "McNemar", "bootstrap": "bootstrap of rows and seeds"}[pair["test"]]
+    if pair["only_b_right"] is not None:
+        chance += f": {pair['only_b_right']} rows only the second gets right, {pair['only_a_right']} only the first"
+    lines = [
+        f"{pair['a']} -> {pair['b']}: {pair['verdict']}",
+        f"  {pair['difference']:+.4f} (95 % {low:+.4f} to {high:+.4f}); {test}'s {chance}",
+        f"  {pair['changed']:,} labels changed" + ("; both sides surest:" if pair["texts"] else ""),
+    ]
+    for one in pair["texts"][:TEXTS_SHOWN]:
+        was, now = (f"{one[side]} ({one[f'probability_{side}']:.2f})" for side in ("a", "b"))
+        lines += [f"    {was} -> {now}, is {one['label']}: {_shortened(one['text'])}"]
+    return lines
+
+
+def _shortened(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= TEXT_WIDTH else f"{flat[: TEXT_WIDTH - 3]}..."
+
+
 def doctor_table(facts: Result) -> str:
     """What `textlora doctor` found, a line for each subject, warnings last."""
     machine, versions, base, hub = (facts[key] for key in ("machine", "versions", "base", "hub"))

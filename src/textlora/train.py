@@ -22,6 +22,7 @@ from transformers import PrinterCallback
 from textlora import baseline, card, checkpoint, engine, model, plots, predict, runs, trackers
 from textlora.baseline import Baseline
 from textlora.blend import blend_bag
+from textlora.calibrate import calibrate, enough
 from textlora.callbacks import DropoutScheduler, Meter, MetricsTracker, Progress, StopOnInterrupt, early_stopping
 from textlora.clean import clean
 from textlora.clock import Clock, clock_for
@@ -85,11 +86,16 @@ def _train_one(run: Run, prepared: Prepared, resume: bool, began: float, say: Sa
     clock = clock_for(prepared.config.time_limit_seconds, began, start)
     with trackers.writing(prepared.config.report_to, run, say):
         meter, trained = _fit(run, prepared, start, clock, say)
-    if prepared.plan.bag_of_tokens:
+    temperature = None
+    if prepared.plan.bag_of_tokens:  # its shares are a temperature too
         say(_blend_bag(prepared, trained))
-    save_adapter(run, prepared, trained)
+    elif _calibrates(prepared):
+        held = prepared.data.validation.labels
+        temperature, line = calibrate(trained, prepared.validation, held, prepared.pad_id)
+        say(line)
+    save_adapter(run, prepared, trained, temperature)
     distrust(run, prepared, trained)
-    _finish(run, prepared, trained, meter, beaten, running, began, say)
+    _finish(run, prepared, trained, temperature, meter, beaten, running, began, say)
     return run
 
 
@@ -182,9 +188,16 @@ def _blend_bag(prepared: Prepared, trained: PeftModel) -> str:
     )
 
 
+def _calibrates(prepared: Prepared) -> bool:
+    """Whether a temperature is fitted when the last step is done."""
+    wanted = prepared.config.calibrate and not prepared.plan.bag_of_tokens
+    return wanted and enough(prepared.validation.texts)
+
+
 def _rows_to_judge(prepared: Prepared, clock: Clock) -> int:
-    """Rows scored after the last step: its evaluation, distrust, and all of validation; for a bag of tokens twice."""
-    times = 2 if prepared.plan.bag_of_tokens else 1
+    """Rows scored after the last step: its evaluation, distrust, and all of validation; twice if they choose a number
+    more."""
+    times = 2 if prepared.plan.bag_of_tokens or _calibrates(prepared) else 1
     return 2 * clock.rows_within + 2 * CHECKED_TEXTS + times * prepared.validation.texts
 
 
@@ -195,6 +208,7 @@ def _finish(
     run: Run,
     prepared: Prepared,
     trained: PeftModel,
+    temperature: float | None,
     meter: Meter,
     beaten: list[Baseline],
     running: str,
@@ -215,7 +229,8 @@ def _finish(
         cut=prepared.validation.cut,
     )
     lines = verdict(report, rows.labels, probabilities, beaten, _next_command(run, prepared))
-    summary = _summary(prepared, report, meter, beaten, running, began) | {"verdict": lines}
+    summary = _summary(prepared, report, meter, beaten, running, began)
+    summary |= {"temperature": temperature, "verdict": lines}
     run.write("summary.json", summary)
     runs.write_text(run.adapter / "README.md", _card(prepared, report))
     plots.training_plots(run.metrics(), run.evaluation)
