@@ -16,7 +16,7 @@ from textlora import cli
 PAGE = (ROOT / "docs" / "seeds.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"`(textlora [^`]+)`", PAGE)
 PEER = SHARED / "data" / "peer_adapter"
-ROWS = {"train": 48, "validation": 16, "test": 16}
+ROWS = {"train": 48, "validation": 40, "test": 16}
 
 # In place of the recipes' hours, for whatever a command doesn't say itself.
 SHORT = {"--max-steps": "2", "--eval-steps": "1", "--logging-steps": "1", "--train-sample-size": "8"}
@@ -61,6 +61,19 @@ def here(command: str, base: Path) -> list[str]:
         words += ["--base-weights", str(base)]
     if words[0] == "train":
         words += [part for flag, value in SHORT.items() if flag not in words for part in (flag, value)]
+    if words[0] == "tune":
+        words += [
+            "--trials",
+            "2",
+            "--confirm-seeds",
+            "1",
+            "--max-steps",
+            "2",
+            "--eval-steps",
+            "1",
+            "--precision",
+            "fp32",
+        ]
     return words
 
 

@@ -21,6 +21,7 @@ from typing import Any, NoReturn, get_args
 
 import textlora
 from textlora import config as configs
+from textlora import space, study
 from textlora.bench.options import Options
 from textlora.config import Config
 from textlora.errors import BudgetError, DataError, ResourceError, TextLoraError, UsageError, closest
@@ -32,6 +33,7 @@ from textlora.tables import (
     doctor_table,
     plan_table,
     report_table,
+    search_table,
     times,
 )
 
@@ -41,6 +43,13 @@ HEADLINE = "Chip maker lifts its forecast as orders for satellite phones double"
 CHECKED = ("text_column", "label_column", "label_names", "validation_fraction", "split_seed", "cleaning")
 CHECKED += ("data_revision", "base", "base_weights", "tokenizer", "max_length")  # settings that `data check` heeds
 LISTS = (tuple[str, ...], tuple[int, ...])
+TUNED = tuple(field.name for field in fields(study.Options) if field.name != "heartbeat")
+TUNE_CHOICES = {
+    "sampler": "how trials are chosen",
+    "pruner": "which trials are stopped early",
+    "objective": "what is best on validation",
+    "against": "a second objective, for a Pareto front without a pruner",
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -66,6 +75,7 @@ def parser() -> Parser:
     _verb(verbs, quickstart, "train, judge and try a classifier on the embedded corpus", _out_flags)
     _verb(verbs, plan, "count trainable parameters before anything is loaded", _plan_flags)
     _verb(verbs, train, "train a classifier", _train_flags)
+    _verb(verbs, tune, "search for better settings within the budget", _tune_flags)
     _verb(verbs, evaluate, "score a run on a split", _evaluate_flags)
     _verb(verbs, report, "a run as one HTML page, to look at", _report_flags)
     _verb(verbs, compare, "tell which of several runs differ by more than chance", _compare_flags)
@@ -118,6 +128,40 @@ def _train_flags(one: Parser) -> None:
     one.add_argument(
         "--resume", action="store_true", help="go on with the run in --out from its newest good checkpoint"
     )
+
+
+def _tune_flags(one: Parser) -> None:
+    usual = study.Options()
+    one.add_argument("--trials", type=int, default=usual.trials, metavar="N", help=f"of the study [{usual.trials}]")
+    one.add_argument("--timeout", default="", metavar="T", help="for the trials: seconds, or 90s, 30m, 1.5h [none]")
+    one.add_argument(
+        "--storage",
+        default="",
+        metavar="URL",
+        help="sqlite:///FILE, postgresql://USER@HOST/DATABASE or journal:FILE; several processes may share it "
+        "[study.db in --out]",
+    )
+    one.add_argument(
+        *("--study-name", "--study_name"), default=usual.study_name, metavar="S", help=f"[{usual.study_name}]"
+    )
+    one.add_argument(
+        "--space", default=usual.space, metavar="S", help=f"{', '.join(space.names())} or a TOML file [{usual.space}]"
+    )
+    for flag, help in TUNE_CHOICES.items():
+        known = " or ".join(filter(None, study.FLAGS[flag]))
+        now = getattr(usual, flag) or "none"
+        one.add_argument(f"--{flag}", default=getattr(usual, flag), metavar="X", help=f"{help}: {known} [{now}]")
+    one.add_argument(
+        *("--confirm-seeds", "--confirm_seeds"),
+        type=int,
+        default=usual.confirm_seeds,
+        metavar="N",
+        help=f"then train the winner and the recipe on so many new seeds and say what survives; 0: don't "
+        f"[{usual.confirm_seeds}]",
+    )
+    _setting_flags(one)
+    one.add_argument("--out", default="", metavar="DIR", help="search folder; one that exists is gone on with")
+    one.add_argument("--overwrite", action="store_true", help="replace an existing search")
 
 
 def _run_flags(one: Parser) -> None:
@@ -335,6 +379,19 @@ def train(args: argparse.Namespace) -> Result:
     run = fit(config, out=args.out, overwrite=args.overwrite, resume=args.resume, say=_say, began=args.began)
     _out(args, str(run.folder))
     return {"run": str(run.folder), "summary": run.summary()}
+
+
+def tune(args: argparse.Namespace) -> Result:
+    """Search for settings that do better within the budget: trials on one half of validation, the gain told on the
+    other. Test rows aren't read."""
+    from textlora.search import tune as search
+
+    options = study.Options(**{key: getattr(args, key) for key in TUNED})
+    recipe = space.recipe_of(options.space) or configs.DEFAULT_RECIPE
+    config = _config(args, recipe)
+    result = search(config, options, out=args.out, overwrite=args.overwrite, say=_say, began=args.began)
+    _out(args, search_table(result))
+    return result
 
 
 def _resumed(args: argparse.Namespace) -> Config:

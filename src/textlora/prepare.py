@@ -23,6 +23,7 @@ from textlora.tokens import Tokens, fit, frame, load_tokenizer, whole
 from textlora.trainer import label_weights
 
 Say = Callable[[str], None]  # takes a line for people
+Tokenise = Callable[[Config, Any, Split], list[np.ndarray]]  # as `whole_texts`
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,18 @@ def plan_for(config: Config, num_labels: int) -> Plan:
     return budget.plan(config, bases.shapes(base, config.base_weights), num_labels, base.hub_id)
 
 
-def prepare(config: Config, say: Say, rows: Data | None = None) -> Prepared:
+def prepare(config: Config, say: Say, rows: Data | None = None, tokenised: Tokenise | None = None) -> Prepared:
     """Data, plan, tokens and model: all that can be wrong with the input is found here, before the run starts.
 
-    `rows`, if given, are taken in place of what the setting `data` names.
+    `rows`, if given, are taken in place of what the setting `data` names; `tokenised` in place of tokenising, by who
+    prepares several runs on the same rows.
     """
     check_steps(config.cleaning)
     trackers.check(config.report_to)
     device.check_quantize(config.quantize)
     dtype = device.compute_dtype(config.precision)
     base = bases.find(config.base, config.base_revision)
-    rows = rows or _load_data(config)
+    rows = rows or load_data(config)
     base = bases.pinned(base, config.base_weights)
     tokenizer = load_tokenizer(model.find_tokenizer(base, config.base_weights, config.tokenizer))
     # From here on the run knows commits, not "the newest": its config.toml, and so a resumed run, reads these.
@@ -74,7 +76,7 @@ def prepare(config: Config, say: Say, rows: Data | None = None) -> Prepared:
     _say_data(rows, say)
     say(_plan_line(plan))
     splits = (rows.train, rows.validation)
-    ids = [_whole(config, tokenizer, split) for split in splits]
+    ids = [(tokenised or whole_texts)(config, tokenizer, split) for split in splits]
     longest = bases.shapes(base, config.base_weights).longest_text
     config, lines = fitted(_fitting_length(config, longest, say), _facts(rows, ids[0], longest, plan))
     weights = label_weights(rows.train.labels, len(rows.label_names), config.class_weights)
@@ -106,7 +108,8 @@ def _fitting_length(config: Config, longest: int, say: Say) -> Config:
     return replace(config, max_length=longest)
 
 
-def _load_data(config: Config) -> Data:
+def load_data(config: Config) -> Data:
+    """The rows that the settings name. Raises UsageError if they name none, and as `data.load` does."""
     if not config.data:
         raise UsageError("there is no data to train on", "name it with --data: mini-news, a folder or a file")
     return data.load(
@@ -120,7 +123,8 @@ def _load_data(config: Config) -> Data:
     )
 
 
-def _whole(config: Config, tokenizer: Any, split: Split) -> list[np.ndarray]:
+def whole_texts(config: Config, tokenizer: Any, split: Split) -> list[np.ndarray]:
+    """Token ids of a split's texts, cleaned, whatever their length."""
     return whole(tokenizer, [clean(text, config.cleaning) for text in split.texts])
 
 

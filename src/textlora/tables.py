@@ -231,6 +231,32 @@ def _predict_lines(result: Result) -> list[str]:
     return lines + [f"{name}: not measured: {why}" for name, why in result["not_measured"].items()]
 
 
+def search_table(found: Result) -> str:
+    """A search: its trials best first, the winner's parameters, what the trials cost, what survives."""
+    objective, front = found["objective"], set(found["front"])
+    finished = sorted((t for t in found["trials"] if t["ended"] == "finished"), key=lambda t: -t[objective])
+    others = [t for t in found["trials"] if t["ended"] != "finished"]
+    rows = [f"{'trial':>6} {objective:>9} {'parameters':>11} {'seconds':>8} {'texts':>9}"]
+    for t in (*finished, *others):
+        score = f"{t[objective]:.4f}" if t["ended"] == "finished" else t["ended"]
+        mark = "best" if t["number"] == found["best"]["number"] else "on the front" if t["number"] in front else ""
+        cost = f"{t['parameters']:>11,} {t['seconds']:>8.0f} {t['texts']:>9,}"
+        rows += [f"{t['number']:>6} {score:>9} {cost}  {mark}".rstrip()]
+    unfinished = {"running": found["running"], "waiting": found["waiting"]}
+    rows += [f"  {count} {state}, of other processes or for the next" for state, count in unfinished.items() if count]
+    rows += ["", f"best, trial {found['best']['number']}, within the budget of {found['budget']:,}:"]
+    rows += [f"  {key:<30}{_short(value)}" for key, value in found["best"]["params"].items()]
+    share = found["texts_in_full"] / max(1, found["texts"])
+    rows += ["", f"the trials saw {found['texts']:,} texts, 1/{share:.1f} of {found['texts_in_full']:,} in full"]
+    rows += (found["confirmed"] or {}).get("words", [])
+    rows += [f"{found['out']}: best.toml (textlora train --recipe), trials/, search.json, pictures/"]
+    return "\n".join(rows)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def times(count: int) -> str:
     """`once`, or `n times`."""
     return "once" if count == 1 else f"{count} times"

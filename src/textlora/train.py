@@ -1,13 +1,14 @@
 """One run, end to end: `train(config) -> Run`.
 
 From top to bottom it goes as a run goes: settings come in and everything is prepared (`train`), what has to be beaten
-is fitted (`_baselines`), the Trainer trains (`_fit`), what was saved is distrusted, the run is judged (`_finish`).
+is fitted (`_baselines`), the Trainer trains (`fit`), what was saved is distrusted, the run is judged (`_finish`).
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from peft import PeftModel
 from peft.helpers import disable_input_dtype_casting
 from scipy.special import softmax
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from textlora import baseline, card, checkpoint, engine, model, plots, predict, runs, trackers
 from textlora.baseline import Baseline
@@ -84,11 +85,12 @@ def _train_one(run: Run, prepared: Prepared, resume: bool, began: float, say: Sa
     beaten = _baselines(prepared, say)
     running = engine.use(prepared.network, prepared.config.engine, say)
     clock = clock_for(prepared.config.time_limit_seconds, began, start)
+    meter = Meter()
     with trackers.writing(prepared.config.report_to, run, say):
-        meter, trained = _fit(run, prepared, start, clock, say)
+        trained = fit(run, prepared, meter, start=start, clock=clock, say=say)
     temperature = None
     if prepared.plan.bag_of_tokens:  # its shares are a temperature too
-        say(_blend_bag(prepared, trained))
+        blend(prepared, trained, say)
     elif _calibrates(prepared):
         held = prepared.data.validation.labels
         temperature, line = calibrate(trained, prepared.validation, held, prepared.pad_id)
@@ -134,11 +136,23 @@ def _baselines(prepared: Prepared, say: Say) -> list[Baseline]:
     return fitted
 
 
-def _fit(run: Run, prepared: Prepared, start: Path | None, clock: Clock | None, say: Say) -> tuple[Meter, PeftModel]:
-    """Run the Trainer; the best weights by validation are in the model when it returns."""
+def fit(
+    run: Run,
+    prepared: Prepared,
+    meter: Meter,
+    *,
+    start: Path | None = None,
+    clock: Clock | None = None,
+    watching: Sequence[TrainerCallback] = (),
+    say: Say = log.info,
+) -> PeftModel:
+    """Run the Trainer; the best weights by validation are in the model that it returns. `meter` counts the work.
+
+    `start` is the checkpoint to go on from; `watching` are callbacks that come after all others.
+    """
     config, network = prepared.config, prepared.network
     args = arguments(config, run, prepared.dtype)
-    meter, stopper = Meter(), StopOnInterrupt()
+    stopper = StopOnInterrupt()
     batches, texts_per_step = batches_of(config, prepared.train, args.world_size)
     pace = clock.place if clock else by_steps
     dropout = DropoutScheduler(network, config.lora_dropout, config.lora_dropout_end, config.lora_dropout_curve, pace)
@@ -146,6 +160,7 @@ def _fit(run: Run, prepared: Prepared, start: Path | None, clock: Clock | None, 
     callbacks = [dropout, meter, MetricsTracker(run, meter, dropout), progress, *([clock] if clock else []), stopper]
     if config.early_stopping_patience:
         callbacks.append(early_stopping(config.early_stopping_patience, start))
+    callbacks += watching
     trainer = TextTrainer(
         config=config,
         batches=batches,
@@ -171,13 +186,15 @@ def _fit(run: Run, prepared: Prepared, start: Path | None, clock: Clock | None, 
             f"stopped at step {trainer.state.global_step}; go on with: textlora train --resume --out {run.folder}"
         )
     trainer._load_best_model()  # once more: the Trainer leaves it out when a resumed run saved nothing new
-    return meter, trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # type: ignore[return-value]
+    return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # type: ignore[return-value]
 
 
-def _blend_bag(prepared: Prepared, trained: PeftModel) -> str:
-    """Fit a bag of tokens and blend it into the best weights: the adapter is whole before it is saved."""
+def blend(prepared: Prepared, trained: PeftModel, say: Say) -> None:
+    """Where the plan has a bag of tokens: fit it and blend it into the best weights, so that the adapter is whole."""
+    if not prepared.plan.bag_of_tokens:
+        return
     weights_C = prepared.label_weights
-    return blend_bag(
+    line = blend_bag(
         trained,
         prepared.train,
         prepared.data.train.labels,
@@ -186,6 +203,7 @@ def _blend_bag(prepared: Prepared, trained: PeftModel) -> str:
         prepared.pad_id,
         class_weight=None if weights_C is None else dict(enumerate(weights_C.tolist())),
     )
+    say(line)
 
 
 def _calibrates(prepared: Prepared) -> bool:

@@ -1,0 +1,1 @@
+"""The folder of shipped search spaces (TOML files)."""
