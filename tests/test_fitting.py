@@ -40,7 +40,7 @@ def test_for_20_000_rows_the_recipe_stays_as_it_was_measured():
     assert config == replace(DEFAULT, auto=())
     assert lines[0].startswith(
         "fitted to 18,312 training rows (labels 1:1 from most frequent to rarest): 128 tokens of a text, "
-        "2048 tokens a batch, 3 epochs, warm-up 6 %"
+        "2048 tokens a batch, 2 epochs, learning rate 0.001, warm-up 6 %"
     )
 
 
@@ -74,13 +74,21 @@ def test_many_labels_take_more_passes_over_few_rows_and_no_more_over_many():
     assert epochs[4] == epochs[12] < epochs[24]
     absent = facts((50,) * 4 + (0,) * 20)
     assert fitted(DEFAULT, absent)[0] == fitted(DEFAULT, facts((50,) * 4, validation=absent.validation))[0]
-    assert fitted(DEFAULT, facts((2000,) * 24))[0].num_train_epochs == fitting.USUAL_EPOCHS
+    assert fitted(DEFAULT, facts((2000,) * 24))[0].num_train_epochs == fitted(DEFAULT, facts())[0].num_train_epochs
 
 
-@pytest.mark.parametrize(("rows", "epochs"), [(20_000, 3), (49_999, 3), (108_000, 2), (1_000_000, 1)])
+@pytest.mark.parametrize(("rows", "epochs"), [(9_998, 3), (20_000, 2), (108_000, 2), (1_000_000, 1)])
 def test_large_data_takes_fewer_passes(rows, epochs):
     config, _ = fitted(DEFAULT, facts((rows,) * 2 if rows < 2 else (rows // 2, rows - rows // 2)))
     assert config.num_train_epochs == epochs
+    assert config.learning_rate == (5e-4 if epochs == 3 else 1e-3)
+
+
+def test_few_fast_passes_are_for_the_base_they_were_measured_on_and_give_way_to_flags():
+    other = fitted(replace(DEFAULT, base="roberta"), facts())[0]
+    slow = fitted(configs.load(overrides={"num_train_epochs": 3}), facts())[0]
+    assert (other.num_train_epochs, other.learning_rate) == (slow.num_train_epochs, slow.learning_rate) == (3, 5e-4)
+    assert fitted(configs.load(overrides={"learning_rate": 7e-4}), facts())[0].learning_rate == 7e-4
 
 
 def test_large_data_is_judged_within_an_epoch_and_on_a_sample():

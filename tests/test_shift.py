@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,8 +12,9 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import softmax
 
-from textlora import shift
+from textlora import data, predict, runs, shift
 from textlora.errors import DataError, UsageError
+from textlora.evaluate import evaluate
 
 
 def calibrated(
@@ -91,3 +95,71 @@ def test_shares_that_do_not_fit_are_refused() -> None:
         shift.correct(p, np.full(3, 1 / 3))
     with pytest.raises(UsageError, match="above 0"):
         shift.correct(p, np.array([0.5, 0.5, 0.0, 0.0]))
+
+
+# ---------------------------------------------------------------------------------------------- in predict, evaluate
+
+
+@pytest.fixture
+def shifted_file(tmp_path: Path) -> tuple[Path, list[str]]:
+    """120 texts of mini-news, nine in ten of them sports."""
+    rows = data.load("mini-news").train
+    sports, rest = (np.flatnonzero((rows.labels == 1) == wanted) for wanted in (True, False))
+    texts = [rows.texts[i] for i in [*sports[:108], *rest[:12]]]
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    return path, texts
+
+
+def test_a_file_is_predicted_as_its_probabilities_corrected(trained, tiny_base, shifted_file, tmp_path, monkeypatch):
+    """In chunks, and in the file's order."""
+    path, texts = shifted_file
+    predictor = predict.load(trained(), tokenizer=str(tiny_base("bert")), base_weights=str(tiny_base("bert")))
+    shares = [
+        0.7,
+        0.1,
+        0.1,
+        0.1,
+    ]  # a tiny model's probabilities are flat: shares that they will be found to differ from
+    monkeypatch.setattr(data, "CHUNK_ROWS", 50)
+    said: list[str] = []
+    out = tmp_path / "out.jsonl"
+    assert predict.predict_file(predictor, str(path), out, trained_shares=shares, say=said.append) == 120
+    expected, found = shift.correct(predictor.predict_proba(texts), shares)
+    written = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert found.applied
+    assert found.line(predictor.labels) in said
+    got = [[row["probabilities"][label] for label in predictor.labels] for row in written]
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    assert [row["id"] for row in written] == list(range(120))
+
+
+def test_evaluate_says_what_it_did(trained, tiny_base, tmp_path):
+    report = evaluate(
+        trained(),
+        "mini-news",
+        "test",
+        out=tmp_path,
+        label_shift=True,
+        base_weights=str(tiny_base("bert")),
+        tokenizer=str(tiny_base("bert")),
+    )
+    assert report.to_dict()["label_shift"]["trained"] == pytest.approx([0.25] * 4, abs=0.02)
+
+
+def test_a_bare_adapter_does_not_know_the_shares(trained, tiny_base, tmp_path):
+    with pytest.raises(UsageError, match="how frequent each label was"):
+        evaluate(
+            trained() / "adapter",
+            "mini-news",
+            "test",
+            label_shift=True,
+            base_weights=str(tiny_base("bert")),
+            tokenizer=str(tiny_base("bert")),
+        )
+
+
+def test_weights_in_the_loss_are_part_of_what_was_trained(trained):
+    """Balanced weights make every label as frequent as the others, whatever the rows."""
+    shares = runs.label_shares(trained(class_weights="balanced"))
+    assert shares == pytest.approx([1 / len(shares)] * len(shares), abs=1e-6)

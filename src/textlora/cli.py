@@ -180,6 +180,7 @@ def _evaluate_flags(one: Parser) -> None:
     _run_flags(one)
     _rows_flags(one)
     one.add_argument("--out", default="", metavar="DIR", help="where the report goes [the run]")
+    _shift_flag(one)
 
 
 def _compare_flags(one: Parser) -> None:
@@ -203,6 +204,11 @@ def _report_flags(one: Parser) -> None:
     one.add_argument("--overwrite", action="store_true", help="replace an existing --out")
     one.add_argument("--data", default="", metavar="D", help="score the run on D first, as `evaluate` does")
     one.add_argument("--split", default="", help="of that: train, validation or test [as `evaluate`]")
+
+
+def _shift_flag(one: Parser) -> None:
+    words = "allow for other shares of labels than in training, found from these texts"
+    one.add_argument("--label-shift", "--label_shift", action="store_true", help=words)
 
 
 def _classify_flags(one: Parser) -> None:
@@ -231,6 +237,7 @@ def _predict_flags(one: Parser) -> None:
         help="a competition's sample: its header, ids, order and way of writing labels are checked and taken over",
     )
     one.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    _shift_flag(one)
 
 
 def _inspect_flags(one: Parser) -> None:
@@ -426,6 +433,7 @@ def evaluate(args: argparse.Namespace) -> Result:
         out=args.out,
         text_column=args.text_column,
         label_column=args.label_column,
+        label_shift=args.label_shift,
         say=_say,
         **_loading(args),
     ).to_dict()
@@ -501,6 +509,7 @@ def _check_texts(texts: Sequence[str]) -> None:
 def predict(args: argparse.Namespace) -> Result:
     """Label every row of a file, in order."""
     from textlora import predict as predicting
+    from textlora import runs
 
     predictor = predicting.load(args.model, **_loading(args))
     usual = predictor.settings.text_columns
@@ -514,6 +523,7 @@ def predict(args: argparse.Namespace) -> Result:
         format=args.format,
         text_column=args.text_column,
         sample_submission=args.sample_submission,
+        trained_shares=runs.label_shares(args.model) if args.label_shift else None,
         overwrite=args.overwrite,
         say=_say,
     )

@@ -40,6 +40,7 @@ FITTABLE = (
     "max_length",
     "batch_tokens",
     "num_train_epochs",
+    "learning_rate",
     "warmup_ratio",
     "eval_steps",
     "max_eval_samples",

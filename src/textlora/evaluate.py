@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from textlora import card, data, flips, metrics, plots, predict, runs
+from textlora import card, data, flips, metrics, plots, predict, runs, shift
 from textlora.baseline import Baseline
 from textlora.data import Split
 from textlora.flips import Flips
@@ -20,6 +20,7 @@ from textlora.metrics import Scores
 from textlora.paired import paired_gain
 from textlora.predict import Predictor
 from textlora.runs import Run
+from textlora.shift import Shift
 from textlora.tokens import Tokens
 
 log = logging.getLogger("textlora")
@@ -43,6 +44,7 @@ class Report:
     cut: Cut  # what was done to texts longer than the model reads
     warnings: tuple[str, ...] = ()
     flips: Flips | None = None  # what rounding changed; None where nothing is rounded, or in training
+    shift: Shift | None = None  # other shares of labels than in training, where they were looked for
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -56,6 +58,7 @@ class Report:
             "long_texts": asdict(self.cut),
             "warnings": list(self.warnings),
             "flips": self.flips and self.flips.to_dict(),
+            "label_shift": self.shift and self.shift.to_dict(),
             "confident_mistakes": self.mistakes,
         }
 
@@ -68,6 +71,7 @@ def evaluate(
     out: str | Path = "",
     text_column: Sequence[str] = (),
     label_column: str = "",
+    label_shift: bool = False,
     say: Callable[[str], None] = log.info,
     **loading: Any,
 ) -> Report:
@@ -75,6 +79,7 @@ def evaluate(
 
     A run's report goes into its evaluation/ folder; a bare adapter's only to `out`, if given. `say` receives lines
     for people: what was recognised in the data, how many texts are too long; `loading` is passed to `predict.load`.
+    `label_shift` judges with other shares of labels allowed for, found from the texts alone (textlora.shift).
     Where the model's matrices are rounded, labels that this flips are looked for among the rows nearest to a tie.
     """
     predictor = predict.load(run, **loading)
@@ -83,17 +88,22 @@ def evaluate(
     for line in (*rows.notes, tokens.cut.line(rows.name)):
         say(line)
     logits = predictor.predict_logits(tokens)
+    probabilities, found = predict.probabilities(logits), None
+    if label_shift:
+        probabilities, found = shift.correct(probabilities, runs.label_shares(run))
+        say(found.line(predictor.labels))
     home = home_of(run, out)
     report = judge(
         rows,
         source,
-        predict.probabilities(logits),
+        probabilities,
         predictor.labels,
         home,
         trainable_parameters=predictor.settings.trainable_parameters,
         cut=tokens.cut,
         warnings=overlap(run, rows),
         flips=_flips(logits, tokens, run, loading) if predictor.rounded else None,
+        shift=found,
     )
     if home and home.config_file.is_file():
         _renew_card(home)
@@ -112,6 +122,7 @@ def judge(
     cut: Cut,
     warnings: tuple[str, ...] = (),
     flips: Flips | None = None,
+    shift: Shift | None = None,
 ) -> Report:
     """The report on `rows` from their probabilities (N, C), written under `home`'s evaluation/ if there is one."""
     scores = metrics.score(rows.labels, probabilities, labels)
@@ -127,6 +138,7 @@ def judge(
         cut=cut,
         warnings=warnings,
         flips=flips,
+        shift=shift,
     )
     if home:
         _write(report, home)
@@ -140,10 +152,16 @@ def _flips(fast_NC: np.ndarray, tokens: Tokens, run: str | Path, loading: dict[s
 
 
 def _write(report: Report, home: Run) -> None:
-    """report.json holds one report for each split; pictures carry the split in their names."""
+    """report.json holds one report for each split; pictures carry the split in their names.
+
+    A report with a label shift stands apart in it: its figures are of another classifier than the one that was saved.
+    """
     path = home.evaluation / REPORT
-    known = runs.read_json(path)["splits"] if path.is_file() else {}
-    runs.write_json(path, {"splits": known | {report.split: report.to_dict()}})
+    known = runs.read_json(path) if path.is_file() else {}
+    kind = "label_shift" if report.shift else "splits"
+    runs.write_json(path, {"splits": {}} | known | {kind: known.get(kind, {}) | {report.split: report.to_dict()}})
+    if report.shift:
+        return
     with runs.storing(home.evaluation):
         plots.evaluation_plots(report.scores.to_dict(), report.split, home.evaluation)
 

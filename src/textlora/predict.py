@@ -22,9 +22,10 @@ from scipy.special import softmax
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from textlora import data, device, engine, meta, model, runs
+from textlora import data, device, engine, meta, model, runs, shift
 from textlora.clean import clean
 from textlora.errors import DataError, GateError, UsageError
+from textlora.longtext import Cut
 from textlora.model import AdapterSettings
 from textlora.shapes import longest_text
 from textlora.submission import Submission, Writer
@@ -35,6 +36,7 @@ Item = TypeVar("Item")
 BATCH_TOKENS = 4096  # of a prediction batch: no gradients to keep, so larger than training's
 DEFAULT_OUTPUT = "inference_output.csv"
 FORMATS = ("csv", "kaggle", "jsonl", "parquet")
+Scored = tuple[list[str], np.ndarray, Cut]  # texts, their probabilities (B, C), what was cut of them
 
 
 def logits(network: nn.Module, tokens: Tokens, pad_id: int, batch_tokens: int = BATCH_TOKENS) -> np.ndarray:
@@ -109,7 +111,10 @@ class Predictor:
 
         `tokens` are those of the texts, where the caller has them already.
         """
-        probabilities_BC = self.predict_proba(self.tokens(texts) if tokens is None else tokens)
+        return self.results(texts, self.predict_proba(self.tokens(texts) if tokens is None else tokens))
+
+    def results(self, texts: Sequence[str], probabilities_BC: np.ndarray) -> list[dict[str, Any]]:
+        """The same from probabilities that the caller has."""
         return [self._result(text, row) for text, row in zip(texts, probabilities_BC, strict=True)]
 
     def _result(self, text: str, probabilities_C: np.ndarray) -> dict[str, Any]:
@@ -195,14 +200,16 @@ def predict_file(
     format: str = "",
     text_column: Sequence[str] = (),
     sample_submission: str | Path = "",
+    trained_shares: Sequence[float] | None = None,
     overwrite: bool = False,
     say: Callable[[str], None] = log.info,
 ) -> int:
     """Predict every row of a file into `output`, in order, in constant memory; returns the number of rows.
 
-    With a competition's `sample_submission` the file is in its format (see textlora.submission). `say` receives lines
-    for people, of texts that are too long. The file appears whole or not at all. Raises UsageError if it exists (unless
-    `overwrite`) or the format is unknown.
+    With a competition's `sample_submission` the file is in its format (see textlora.submission). With the labels'
+    `trained_shares` (C,), other shares in this file are found and allowed for (textlora.shift): it is read twice then,
+    and its probabilities are held in memory. `say` receives lines for people, of texts that are too long. The file
+    appears whole or not at all. Raises UsageError if it exists (unless `overwrite`) or the format is unknown.
     """
     path = Path(output)
     if sample_submission and format:
@@ -221,17 +228,43 @@ def predict_file(
     read = written = 0
     cut = predictor.tokens([]).cut
     with writer as write:
-        chunks = data.read_texts(source, **columns)
-        for texts, tokens in ahead((texts, predictor.tokens(texts)) for texts in chunks):
+        scored = _scored(predictor, source, columns)
+        if trained_shares is not None:
+            scored = _shifted(scored, trained_shares, predictor.labels, lambda: data.read_texts(source, **columns), say)
+        for texts, probabilities_BC, chunk_cut in scored:
             read += len(texts)
-            cut += tokens.cut
-            written += write(written, predictor.classify(texts, tokens))
+            cut += chunk_cut
+            written += write(written, predictor.results(texts, probabilities_BC))
         if not read:
             raise DataError(f"{source} has columns but no rows", "give a file with rows")
     if written != read:
         raise GateError(f"{read} texts were read but {written} rows written to {path}", "report this")
     say(cut.line())
     return written
+
+
+def _scored(predictor: Predictor, source: str, columns: dict[str, Sequence[str]]) -> Iterator[Scored]:
+    chunks = data.read_texts(source, **columns)
+    for texts, tokens in ahead((texts, predictor.tokens(texts)) for texts in chunks):
+        yield texts, predictor.predict_proba(tokens), tokens.cut
+
+
+def _shifted(
+    scored: Iterable[Scored],
+    trained_shares: Sequence[float],
+    labels: Sequence[str],
+    again: Callable[[], Iterable[list[str]]],
+    say: Callable[[str], None],
+) -> Iterator[Scored]:
+    """The same with the whole file's label shift allowed for; the texts are read `again` rather than held."""
+    kept = [(probabilities_BC, cut) for _, probabilities_BC, cut in scored]
+    if not kept:
+        return
+    corrected, found = shift.correct(np.concatenate([p for p, _ in kept]), trained_shares)
+    say(found.line(labels))
+    parts = np.split(corrected, np.cumsum([len(p) for p, _ in kept])[:-1])
+    for texts, part, (_, cut) in zip(again(), parts, kept, strict=True):
+        yield texts, part, cut
 
 
 def ahead(items: Iterable[Item]) -> Iterator[Item]:

@@ -46,6 +46,14 @@ def _environment(prepared: Prepared) -> dict[str, Any]:
             "rows": {name: len(split) for name, split in splits.items()},
             "fingerprints": {name: split.fingerprint for name, split in splits.items()},
             "counts": rows.counts,
+            "label_shares": _label_shares(prepared),
             "notes": list(rows.notes),
         },
     }
+
+
+def _label_shares(prepared: Prepared) -> list[float]:
+    """How much of the training loss each label was (C,): its rows, weighted as the loss weights them."""
+    counts = torch.bincount(torch.as_tensor(prepared.data.train.labels), minlength=len(prepared.labels)).double()
+    weighted = counts if prepared.label_weights is None else counts * prepared.label_weights
+    return (weighted / weighted.sum()).tolist()

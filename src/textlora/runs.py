@@ -204,6 +204,18 @@ def adapter_folder(path: str | Path) -> Path:
     raise UsageError(f"{path} is no run and no adapter folder", "name a folder that `textlora train` wrote")
 
 
+def label_shares(path: str | Path) -> list[float]:
+    """How much of a run's training each label was (C,). Raises UsageError where that isn't known: a bare adapter."""
+    file = Path(path, "environment.json")
+    shares = read_json(file).get("data", {}).get("label_shares") if file.is_file() else None
+    if not shares:
+        raise UsageError(
+            f"{path} doesn't say how frequent each label was in training, and label shift is measured from that",
+            "give the run folder, not its adapter alone; runs of older versions don't have it",
+        )
+    return shares
+
+
 # ---------------------------------------------------------------------------------------------------------- hashes
 
 

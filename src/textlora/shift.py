@@ -11,6 +11,7 @@ N texts, C labels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ SURE = 0.01  # chance of a false alarm that is accepted, where the labels' share
 FEWEST = 100  # texts below which shares aren't estimated: of 100 even, a share has a standard error of 4 points
 ROUNDS = 1_000  # of EM at most; what was tried was still to 1e-9 in fewer than 100
 STILL = 1e-9
+SHOWN = 6  # labels that a line for people names
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,16 @@ class Shift:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def line(self, labels: Sequence[str]) -> str:
+        """For people: what was found, the most changed labels first."""
+        order = sorted(range(len(labels)), key=lambda c: -abs(self.found[c] - self.trained[c]))
+        moves = (f"{labels[c]} {self.trained[c]:.2f} -> {self.found[c]:.2f}" for c in order[:SHOWN])
+        more = f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else ""
+        done = "allowed for" if self.applied else "nothing changed"
+        return (
+            f"label shift: {done}, {self.reason} (p {self.p_value:.2g}, {self.texts:,} texts): {', '.join(moves)}{more}"
+        )
 
 
 def correct(probabilities_NC: ArrayLike, trained_C: ArrayLike) -> tuple[Floats, Shift]:
