@@ -2,10 +2,12 @@
 
 It serves what `huggingface_hub` and `datasets` ask of the real one: api/models and api/datasets (a repository's state,
 its tree, paths-info) and resolve (HEAD and GET with ETag, X-Repo-Commit, ranges). Each repository can misbehave.
+The owner `stub` may write with the token TOKEN: api/repos/create, validate-yaml, preupload (no large files), commit.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -18,9 +20,10 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 API = re.compile(
-    r"/api/(?P<kind>models|datasets)/(?P<id>[^/]+/[^/]+)(/(?P<verb>revision|tree|paths-info)/(?P<rest>.+))?"
+    r"/api/(?P<kind>models|datasets)/(?P<id>[^/]+/[^/]+)(/(?P<verb>revision|tree|paths-info|preupload|commit)/(?P<rest>.+))?"
 )
 RESOLVE = re.compile(r"/(?P<kind>datasets/)?(?P<id>[^/]+/[^/]+)/resolve/(?P<rest>.+)")
+TOKEN = "hf_stub"
 STATUS = {
     "unauthorized": 401,
     "bad-token": 401,
@@ -66,6 +69,7 @@ class StubHub:
 
     repos: dict[tuple[str, str], Repo] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    private: set[str] = field(default_factory=set)  # repositories that were made so
     server: ThreadingHTTPServer | None = None
 
     @property
@@ -105,6 +109,10 @@ def _handler(hub: StubHub) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             hub.asked.append(f"{self.command} {self.path}")
             path = urlsplit(self.path).path
+            if path == "/api/repos/create":
+                return self.create(json.loads(body))
+            if path == "/api/validate-yaml":
+                return self.json({"errors": [], "warnings": []})
             api, resolve = API.fullmatch(path), RESOLVE.fullmatch(path)
             found = api or resolve
             if not found:
@@ -124,6 +132,13 @@ def _handler(hub: StubHub) -> type[BaseHTTPRequestHandler]:
                 return self.refuse(404, "RevisionNotFound")
             if not api:
                 return self.file(repo, rest)
+            if found["verb"] == "preupload":
+                names = [file["path"] for file in json.loads(body)["files"]]
+                return self.json(
+                    {"files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in names]}
+                )
+            if found["verb"] == "commit":
+                return self.commit(found["id"], repo, body)
             if found["verb"] == "tree":
                 return self.json(_tree(repo, rest, "recursive" in dict(parse_qsl(urlsplit(self.path).query))))
             if found["verb"] == "paths-info":
@@ -131,6 +146,25 @@ def _handler(hub: StubHub) -> type[BaseHTTPRequestHandler]:
             siblings = [{"rfilename": name} for name in repo.files]
             state = {"private": False, "gated": False, "disabled": False, "downloads": 0, "likes": 0, "tags": []}
             return self.json({"id": found["id"], "sha": repo.commit, "siblings": siblings, **state})
+
+        def create(self, wanted: dict[str, Any]) -> None:
+            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                return self.refuse(401, "", "Invalid credentials in Authorization header")
+            if wanted["organization"] != "stub":
+                return self.refuse(403, "", "You don't have the rights to create a model under this namespace")
+            id = f"stub/{wanted['name']}"
+            if ("models", id) in hub.repos:
+                return self.content(json.dumps({"url": f"{hub.url}/{id}"}).encode(), {}, status=409)
+            hub.repos["models", id] = Repo({})
+            if wanted.get("visibility") == "private" or wanted.get("private"):
+                hub.private.add(id)
+            return self.json({"url": f"{hub.url}/{id}"})
+
+        def commit(self, id: str, repo: Repo, body: bytes) -> None:
+            lines = [json.loads(line) for line in body.splitlines() if line]
+            files = {line["value"]["path"]: line["value"]["content"] for line in lines if line["key"] == "file"}
+            repo.files |= {name: base64.b64decode(content) for name, content in files.items()}
+            self.json({"commitUrl": f"{hub.url}/{id}/commit/{repo.commit}", "commitOid": repo.commit})
 
         def refuse(self, status: int, code: str, message: str = "") -> None:
             self.send_response(status)
@@ -157,9 +191,9 @@ def _handler(hub: StubHub) -> type[BaseHTTPRequestHandler]:
             )
             return None
 
-        def content(self, content: bytes, headers: dict[str, str], *, cut: bool = False) -> None:
+        def content(self, content: bytes, headers: dict[str, str], *, cut: bool = False, status: int = 200) -> None:
             wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
-            self.send_response(206 if wanted else 200)
+            self.send_response(206 if wanted else status)
             if wanted:
                 start, end = int(wanted[1]), int(wanted[2] or len(content) - 1)
                 headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"

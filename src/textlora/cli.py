@@ -204,6 +204,13 @@ def _report_flags(one: Parser) -> None:
     one.add_argument("--overwrite", action="store_true", help="replace an existing --out")
     one.add_argument("--data", default="", metavar="D", help="score the run on D first, as `evaluate` does")
     one.add_argument("--split", default="", help="of that: train, validation or test [as `evaluate`]")
+    one.add_argument(
+        *("--push-to-hub", "--push_to_hub"),
+        default="",
+        metavar="USER/NAME",
+        help="upload adapter, card and report, without texts of the data, to that repository of the hub",
+    )
+    one.add_argument("--private", action="store_true", help="make that repository a private one")
 
 
 def _shift_flag(one: Parser) -> None:
@@ -452,7 +459,17 @@ def report(args: argparse.Namespace) -> Result:
         judge(args.model, args.data, _split(args), say=_say, **_loading(args))
     path = write_report(args.model, args.out, overwrite=args.overwrite, say=_say, **_loading(args))
     _out(args, str(path))
-    return {"run": args.model, "report": str(path), "bytes": path.stat().st_size}
+    url = _published(args) if args.push_to_hub else None
+    return {"run": args.model, "report": str(path), "bytes": path.stat().st_size, "url": url}
+
+
+def _published(args: argparse.Namespace) -> str:
+    """The page of the repository that the run was uploaded to."""
+    from textlora.publish import publish
+
+    url = publish(args.model, args.push_to_hub, private=args.private)
+    _out(args, url)
+    return url
 
 
 def _split(args: argparse.Namespace) -> str:

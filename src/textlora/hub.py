@@ -31,9 +31,12 @@ class Repo:
     revision: str = ""  # branch, tag or commit; "": the newest of the main branch
     known: tuple[str, ...] = ()  # names that a misspelt one may stand for
     otherwise: str = "connect to the hub once"  # the way out while it gives nothing
+    writes: bool = False  # whether something is to be written to it
 
     @property
     def words(self) -> str:
+        if self.writes:
+            return f"the repository {self.id}"
         return f"the {'base' if self.kind == 'model' else 'data set'} {self.id}"
 
     @property
@@ -102,6 +105,8 @@ def _refusal(error: BaseException, repo: Repo) -> TextLoraError | None:
         private = f"{closest(repo.id, repo.known)}; if it is a private one, {LOGIN}"
         return UsageError(f"the hub shows no {repo.words.removeprefix('the ')} (misspelt, or private)", private)
     if isinstance(error, errors.OfflineModeIsEnabled):
+        if repo.writes:
+            return Unreachable(f"{repo.words} can't be written: offline mode is on (HF_HUB_OFFLINE)", "unset it")
         return Unreachable(f"{repo.words} is not in the cache and offline mode is on (HF_HUB_OFFLINE)", repo.otherwise)
     if isinstance(error, errors.HfHubHTTPError):
         return None if isinstance(error, errors.EntryNotFoundError) else _status(error.response.status_code, repo)
@@ -121,12 +126,14 @@ def _is_anonymous(error: BaseException) -> bool:
 
 def _status(status: int, repo: Repo) -> ResourceError:
     if status in (401, 403):
-        return ResourceError(f"the hub refuses {repo.words} ({status})", f"{LOGIN}, with a token that may read it")
+        may = "write to" if repo.writes else "read"
+        return ResourceError(f"the hub refuses {repo.words} ({status})", f"{LOGIN}, with a token that may {may} it")
+    done = "written" if repo.writes else "read"
     if status == 429:
         return Unreachable(
-            f"the hub takes no more questions for now (429), so {repo.words} can't be read", "wait a while"
+            f"the hub takes no more questions for now (429), so {repo.words} can't be {done}", "wait a while"
         )
-    return Unreachable(f"the hub has a fault ({status}), so {repo.words} can't be read", repo.otherwise)
+    return Unreachable(f"the hub has a fault ({status}), so {repo.words} can't be {done}", repo.otherwise)
 
 
 def _fault(error: BaseException, repo: Repo) -> ResourceError | None:
@@ -143,5 +150,7 @@ def _fault(error: BaseException, repo: Repo) -> ResourceError | None:
     if isinstance(error, PermissionError):
         return ResourceError(f"the cache can't be written: {error.filename}", "set HF_HOME to a folder of your own")
     if isinstance(error, (HfHubHTTPError.__bases__[0], OSError)):
+        if repo.writes:
+            return Unreachable(f"{repo.words} can't be written: {reason}", repo.otherwise)
         return Unreachable(f"{repo.words} is not on this machine and the hub gave: {reason}", repo.otherwise)
     return None
