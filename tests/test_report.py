@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import shutil
+import subprocess
+from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -236,3 +240,36 @@ def test_a_run_in_training_has_no_page(trained, tmp_path):
     (folder / "summary.json").unlink()
     with pytest.raises(UsageError, match="hasn't finished"):
         report.write_report(folder)
+
+
+# ------------------------------------------------------------------------------------------------------- in a browser
+
+AXE_PROBE = """<script>axe.run(document).then(found => {
+  const shown = found.violations.map(one => [one.id, one.impact, one.nodes.map(node => node.target.join(" "))]);
+  const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  document.documentElement.dataset.found = JSON.stringify({violations: shown, passes: found.passes.length, wide});
+})</script>"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [500, 1280])
+def test_axe_finds_nothing_in_chromium(html, tmp_path, scheme, width):
+    """axe-core (`npm pack axe-core`; name its axe.min.js in AXE_CORE) over the page in a headless Chromium."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    axe = Path(os.environ.get("AXE_CORE") or "axe.min.js")
+    if not chromium or not axe.is_file():
+        pytest.skip("NOT CHECKED for accessibility: needs Chromium on the path and axe-core's file named in AXE_CORE")
+    probe = f"<script>{axe.read_text(encoding='utf-8')}</script>{AXE_PROBE}</body>"
+    page = tmp_path / "page.html"
+    page.write_text(html.replace("</body>", probe), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    options += [f"--window-size={width},900", "--virtual-time-budget=30000", "--dump-dom"]
+    options.append(f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}")
+    done = subprocess.run([chromium, *options, page.as_uri()], capture_output=True, text=True, timeout=120)
+    shown = re.search(r'<html[^>]*data-found="([^"]*)"', done.stdout)
+    assert shown, done.stderr[-500:]
+    found = json.loads(unescape(shown[1]))
+    assert found["violations"] == []
+    assert found["passes"] > 20
+    assert found["wide"] == 0
