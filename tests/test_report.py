@@ -209,7 +209,9 @@ def test_calibration_pictures_appear_with_their_figures():
     kept += [{"coverage": 0.5, "n": 50, "accuracy": 1.0, "threshold": 0.9}]
     made = report._calibration({"ece": 0.02, "reliability": bins, "risk_coverage": kept})
     assert "3 groups" in made["reliability"]
+    assert "differ by 2 % at most" in made["reliability"]
     assert "90 % of all rows, 100 % of the surest" in made["coverage"]
+    assert report._calibration({"ece": 0.02})["reliability"] == ""
 
 
 # ---------------------------------------------------------------------------------------------------------- bad input

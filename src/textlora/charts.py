@@ -16,7 +16,7 @@ from itertools import accumulate
 from markupsafe import Markup, escape
 
 WIDTH = 400
-LEFT, RIGHT, TOP, BOTTOM = 44, 10, 30, 34  # of a chart with axes
+LEFT, RIGHT, TOP, BOTTOM = 44, 20, 30, 34  # of a chart with axes
 LETTER = 6.6  # mean width of a letter at the pictures' 12 units
 Shown = Callable[[float], str]
 Place = Callable[[float], float]
@@ -64,19 +64,16 @@ def plain(value: float) -> str:
 
 
 def curves(
-    curves: Sequence[Curve], words: str, x_name: str, *, shown: Shown = plain, diagonal: bool = False, height: int = 230
+    curves: Sequence[Curve], words: str, x_name: str, *, shown: Shown = plain, x_shown: Shown = plain, height: int = 230
 ) -> Markup:
-    """Lines over one pair of axes, a legend above; `diagonal`: also the line where y is x. "" without a point."""
+    """Lines over one pair of axes, a legend above. "" without a point."""
     points = [point for curve in curves for point in curve.points]
     if not points:
         return Markup("")
     x_ticks, y_ticks = (ticks(min(values), max(values)) for values in zip(*points, strict=True))
     across = _scale(x_ticks, (LEFT, WIDTH - RIGHT))
     up = _scale(y_ticks, (height - BOTTOM, TOP))
-    drawn = [_grid(x_ticks, y_ticks, across, up, shown, height, x_name)]
-    if diagonal:
-        low, high = max(x_ticks[0], y_ticks[0]), min(x_ticks[-1], y_ticks[-1])
-        drawn.append(_line([(across(low), up(low)), (across(high), up(high))], "ideal"))
+    drawn = [_grid(x_ticks, y_ticks, across, up, (x_shown, shown), height, x_name)]
     for curve in curves:
         placed = [(across(x), up(y)) for x, y in curve.points]
         drawn.append(_line(placed, f"{curve.look}{' thin' if curve.thin else ''}"))
@@ -85,12 +82,18 @@ def curves(
 
 
 def _grid(
-    x_ticks: list[float], y_ticks: list[float], across: Place, up: Place, shown: Shown, height: int, x_name: str
+    x_ticks: list[float],
+    y_ticks: list[float],
+    across: Place,
+    up: Place,
+    shown: tuple[Shown, Shown],
+    height: int,
+    x_name: str,
 ) -> Markup:
     foot = height - BOTTOM
     rows = [tag("line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=_n(up(y)), y2=_n(up(y))) for y in y_ticks]
-    rows += [tag("text", shown(y), x=LEFT - 6, y=_n(up(y) + 4), class_="end") for y in y_ticks]
-    rows += [tag("text", f"{x:,g}", x=_n(across(x)), y=foot + 16, class_="middle") for x in x_ticks]
+    rows += [tag("text", shown[1](y), x=LEFT - 6, y=_n(up(y) + 4), class_="end") for y in y_ticks]
+    rows += [tag("text", shown[0](x), x=_n(across(x)), y=foot + 16, class_="middle") for x in x_ticks]
     rows.append(tag("text", x_name, x=WIDTH - RIGHT, y=foot + 31, class_="end name"))
     return tag("g", *rows, class_="axes")
 

@@ -204,27 +204,34 @@ def _depth(share: float, deep: bool = True) -> Facts:
 
 def _calibration(judged: Facts) -> Facts:
     """ECE in words, and the reliability and risk-coverage curves where the report has them."""
-    bins, kept = judged.get("reliability") or [], judged.get("risk_coverage") or []
-    reliability = ""
-    if bins:
-        curve = Curve("accuracy", [(100 * b["confidence"], b["accuracy"]) for b in bins], "c1", marked=True)
-        words = (
-            f"Accuracy against stated probability in {len(bins)} groups of rows; the dotted line is where they agree"
-        )
-        reliability = charts.curves([curve], words, "probability, %", shown=charts.percent, diagonal=False)
-    coverage = ""
-    if kept:
-        points = sorted((100 * point["coverage"], point["accuracy"]) for point in kept if point["accuracy"] is not None)
-        ends = f"{charts.percent(points[-1][1])} of all rows, {charts.percent(points[0][1])} of the surest"
-        words = f"Accuracy when only the surest rows are kept: {ends}"
-        coverage = charts.curves(
-            [Curve("accuracy on the rest", points, "c1", marked=True)], words, "rows kept, %", shown=charts.percent
-        )
     ece = judged["ece"]
     words = (
         "agree closely" if ece < 0.02 else "agree roughly" if ece < 0.05 else "differ: don't take them at face value"
     )
-    return {"ece": ece, "words": words, "reliability": reliability, "coverage": coverage}
+    bins, kept = judged.get("reliability") or [], judged.get("risk_coverage") or []
+    rest = min(kept, key=lambda point: abs(point["coverage"] - 0.9), default=None)
+    return {"ece": ece, "words": words, "rest": rest, "reliability": _reliability(bins), "coverage": _coverage(kept)}
+
+
+def _reliability(bins: Sequence[Facts]) -> str:
+    least = min((min(b["confidence"], b["accuracy"]) for b in bins), default=0.0)
+    measured = Curve("accuracy", [(b["confidence"], b["accuracy"]) for b in bins], "c1", marked=True)
+    ideal = Curve("where both agree", [(least, least), (1.0, 1.0)] if bins else [], "ideal")
+    gap = max((abs(b["confidence"] - b["accuracy"]) for b in bins), default=0.0)
+    words = (
+        f"Accuracy by stated probability in {len(bins)} groups of rows; they differ by {charts.percent(gap)} at most"
+    )
+    return charts.curves([ideal, measured], words, "probability", shown=charts.percent, x_shown=charts.percent)
+
+
+def _coverage(kept: Sequence[Facts]) -> str:
+    points = sorted((point["coverage"], point["accuracy"]) for point in kept if point["accuracy"] is not None)
+    ends = (
+        f"{charts.percent(points[-1][1])} of all rows, {charts.percent(points[0][1])} of the surest" if points else ""
+    )
+    words = f"Accuracy when only the surest rows are kept: {ends}"
+    curve = Curve("accuracy on the rows kept", points, "c1", marked=True)
+    return charts.curves([curve], words, "rows kept", shown=charts.percent, x_shown=charts.percent)
 
 
 # ----------------------------------------------------------------------------------------------------------- training
