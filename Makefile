@@ -1,6 +1,6 @@
 # Everything runs in .venv, which the first target makes. Windows without make: CONTRIBUTING.md has the same by hand.
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check lint fix docs clean
+.PHONY: help quickstart test check lint fix docs reproduce-roberta clean
 
 # The first that runs: a shim of pyenv may be there without its Python.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c "" 2> /dev/null && echo $$p && break; done)
@@ -13,7 +13,7 @@ WORKERS ?= $(shell $(BIN)/python -c "import os; print(min(4, os.cpu_count() or 1
 PYTEST := $(BIN)/python -m pytest -q
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
 
 quickstart: $(READY) ## train, judge and classify on the embedded default: a few minutes
 	@$(BIN)/textlora quickstart --out runs/quickstart --overwrite
@@ -29,6 +29,12 @@ lint: $(READY) ## format, lint, types, arrows
 
 fix: $(READY) ## format and mend what ruff can
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+reproduce-roberta: $(READY) ## our recipe and both seeds' on AG News from the hub: needs a network, better a GPU
+	@for recipe in roberta-best roberta-qv-r10 roberta-selective-r36; do \
+		$(BIN)/textlora train --recipe $$recipe --data ag_news --out runs/$$recipe && \
+		$(BIN)/textlora evaluate runs/$$recipe --data ag_news --split test || exit 1; done
+	@$(BIN)/textlora compare runs/roberta-best runs/roberta-qv-r10 runs/roberta-selective-r36 --data ag_news --split test
 
 docs: $(READY) ## write the generated parts of the documentation again
 	@$(BIN)/python docs/generate.py

@@ -14,7 +14,7 @@ from textlora.config import CHOICES, Config
 from textlora.errors import DamagedError, UsageError
 
 BATCHED = Config(batch_tokens=2048)  # valid; the default leaves the batching mode to the recipe
-SHIPPED = ("minilm-fast", "quickstart", "roberta-qv-r10", "roberta-selective-r36")
+SHIPPED = ("minilm-fast", "quickstart", "roberta-best", "roberta-qv-r10", "roberta-selective-r36")
 
 # ---------------------------------------------------------------------------------------------- valid configs to draw
 

@@ -91,3 +91,11 @@ def test_it_learns_64_rows_to_100_percent(name, rows, tmp_path):
 def assert_dropout_falls(run: Run, start: float, end: float) -> None:
     seen = [r["dropout"] for r in run.metrics() if r["split"] == "train"]
     np.testing.assert_allclose(seen, np.linspace(start, end, len(seen)), atol=1e-9)
+
+
+def test_our_roberta_recipe_runs_twenty_steps(rows, tmp_path):
+    """Its score isn't measured: on random weights only the way is checked, and the count."""
+    config = recipe("roberta-best", rows, max_steps=20, batch_tokens=512, auto=[])
+    run = train(config, out=tmp_path / "run")
+    assert run.summary()["steps"] == 20
+    assert run.summary()["trainable_parameters"] == 663_552 + 3_076 + 201_060 < config.budget
