@@ -70,7 +70,7 @@ def page(found: Facts) -> str:
     made = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    made.filters |= {"percent": charts.percent, "count": "{:,}".format, "short": _short_count}
+    made.filters |= {"percent": _percent, "count": "{:,}".format, "short": _short_count}
     css = resources.files("textlora").joinpath("page", "report.css").read_text(encoding="utf-8")
     return made.get_template("report.html.jinja").render(found, css=css)
 
@@ -360,6 +360,11 @@ def _matrix_name(name: str) -> str:
     """`attention.self.query` as people say it: query; two words where one alone could be another's."""
     parts = [part for part in name.split(".") if part not in ("self", "dense", "attn", "SelfAttention")]
     return " ".join(parts[-1:] if parts[-1] not in ("output", "weight") else parts[-2:]).replace("_", " ") or name
+
+
+def _percent(value: float) -> str:
+    """As in the pictures, with a blank that no line breaks at."""
+    return charts.percent(value).replace(" ", "\u00a0")
 
 
 def _short_count(count: int) -> str:
