@@ -38,6 +38,29 @@ def test_the_report_is_the_numbers_path_on_that_split(run, loading):
     assert report.to_dict()["n"] == 200
 
 
+def test_abstaining_and_slices_are_of_the_same_rows(run, loading):
+    wanted = {"abstain_below": 0.5, "slice_by": ("length", "agency", "label")}
+    report = evaluate(run, "mini-news", "test", **wanted, **loading).to_dict()
+    predictor = predict.load(run, **loading)
+    rows = data.load_split("mini-news", "test", label_names=predictor.labels)
+    assert report["abstain"] == metrics.abstaining(rows.labels, predictor.predict_proba(rows.texts), 0.5)
+    assert [by["by"] for by in report["slices"]] == ["length", "agency", "label"]
+    for by in report["slices"]:
+        assert sum(row["n"] for row in by["rows"]) == 200
+        assert sum(row["n"] * row["accuracy"] for row in by["rows"]) == pytest.approx(200 * report["accuracy"])
+    by_label = {row["slice"]: row["accuracy"] for row in report["slices"][2]["rows"]}
+    assert by_label == {row["label"]: row["recall"] for row in report["per_class"]}
+    assert json.loads((run / "evaluation" / "report.json").read_text())["splits"]["test"] == report
+
+
+def test_an_unknown_slice_or_probability_is_refused_before_the_split_is_read(run, loading):
+    with pytest.raises(UsageError, match="no such column"):
+        evaluate(run, "mini-news", "test", slice_by=("agnecy",), **loading)
+    with pytest.raises(UsageError, match="from 0 to 1"):
+        evaluate(run, "mini-news", "test", abstain_below=60.0, **loading)
+    assert not (run / "evaluation" / "test_reads.jsonl").exists()
+
+
 def test_test_reads_are_counted_and_only_those(run, loading):
     assert evaluate(run, "mini-news", "validation", **loading).test_reads is None
     assert [evaluate(run, "mini-news", "test", **loading).test_reads for _ in range(2)] == [1, 2]

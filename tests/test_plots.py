@@ -110,19 +110,26 @@ def test_names_at_the_ends_keep_their_order_and_their_distance(heights):
 )
 def test_every_set_of_labels_can_be_drawn(names, tmp_path):
     written = plots.evaluation_plots(scores(names), "test", tmp_path)
-    assert [path.name for path in written] == ["confusion_matrix_test.png", "prediction_distribution_test.png"]
+    four = ("confusion_matrix", "prediction_distribution", "reliability", "risk_coverage")
+    assert [path.name for path in written] == [f"{name}_test.png" for name in four]
     assert all(size(path)[0] == 1440 and 400 < size(path)[1] < 3200 for path in written)
 
 
 def test_a_label_without_a_row_is_drawn(tmp_path):
     one_only = metrics.score([0, 0], [[1.0, 0.0]] * 2, ["ham", "spam"]).to_dict()
-    assert len(plots.evaluation_plots(one_only, "validation", tmp_path)) == 2
+    assert len(plots.evaluation_plots(one_only, "validation", tmp_path)) == 4
+
+
+def test_one_row_right_or_wrong_is_drawn(tmp_path):
+    for label in (0, 1):
+        one = metrics.score([label], [[0.7, 0.3]], ["ham", "spam"]).to_dict()
+        assert len(plots.evaluation_plots(one, "test", tmp_path)) == 4
 
 
 def test_the_split_is_in_the_file_s_name_so_that_splits_cannot_be_mixed_up(tmp_path):
     for split in ("validation", "test"):
         plots.evaluation_plots(scores(["ham", "spam"]), split, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 8
 
 
 def test_equal_scores_give_equal_bytes(tmp_path):

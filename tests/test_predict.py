@@ -111,6 +111,40 @@ def test_kaggle_format_is_id_label_in_input_order(predictor, table, texts, tmp_p
     assert rows[1:] == [[str(i), str(label)] for i, label in enumerate(expected)]
 
 
+def test_rows_below_the_probability_get_no_label_in_any_format(predictor, table, texts, tmp_path):
+    import pyarrow.parquet as pq
+
+    sure = predictor.predict_proba(texts[:30]).max(1)
+    below = float(np.sort(sure)[12])  # twelve are less sure
+    paths = [tmp_path / f"out.{ending}" for ending in ("csv", "jsonl", "parquet")]
+    said: list[str] = []
+    for path in paths:
+        predict.predict_file(predictor, str(table), path, abstain_below=below, say=said.append)
+    rows = [list(csv.DictReader(paths[0].read_text(encoding="utf-8").splitlines()))]
+    rows += [[json.loads(line) for line in paths[1].read_text(encoding="utf-8").splitlines()]]
+    rows += [pq.read_table(paths[2]).to_pylist()]
+    for found in rows:
+        assert [not row["label"] for row in found] == (sure < below).tolist()
+        assert all((row["label_id"] in ("", None)) == (row["label"] == "") for row in found)
+    assert sum(line.startswith("12 of 30 rows got no label") for line in said) == 3
+    assert predictor.classify(texts[:30], abstain_below=0.0) == predictor.classify(texts[:30])
+
+
+@pytest.mark.parametrize("below", [-0.1, 1.1, float("nan")])
+def test_no_probability_to_abstain_below(predictor, table, tmp_path, below):
+    with pytest.raises(UsageError, match="from 0 to 1"):
+        predictor.classify(["x"], abstain_below=below)
+    with pytest.raises(UsageError, match="from 0 to 1"):
+        predict.predict_file(predictor, str(table), tmp_path / "out.csv", abstain_below=below)
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_competition_takes_no_row_without_a_label(predictor, table, tmp_path):
+    with pytest.raises(UsageError, match="a label for every row"):
+        predict.predict_file(predictor, str(table), tmp_path / "out.csv", format="kaggle", abstain_below=0.5)
+    assert not (tmp_path / "out.csv").exists()
+
+
 def test_all_formats_say_the_same(predictor, table, tmp_path):
     import pyarrow.parquet as pq
 

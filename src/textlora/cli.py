@@ -181,6 +181,20 @@ def _evaluate_flags(one: Parser) -> None:
     _rows_flags(one)
     one.add_argument("--out", default="", metavar="DIR", help="where the report goes [the run]")
     _shift_flag(one)
+    _abstain_flag(one)
+    one.add_argument(
+        "--slice",
+        action="append",
+        default=[],
+        metavar="BY",
+        help="also judge groups of rows: length (quartiles of tokens), agency (AP, Reuters, AFP named in the text), or "
+        "a column of the data; may be repeated",
+    )
+
+
+def _abstain_flag(one: Parser) -> None:
+    help = "a row whose highest probability is below P gets no label"
+    one.add_argument("--abstain-below", "--abstain_below", type=float, metavar="P", help=help)
 
 
 def _compare_flags(one: Parser) -> None:
@@ -221,6 +235,7 @@ def _shift_flag(one: Parser) -> None:
 def _classify_flags(one: Parser) -> None:
     _run_flags(one)
     one.add_argument("texts", nargs="+", metavar="TEXT")
+    _abstain_flag(one)
     one.add_argument("--explain", action="store_true", help="the words that moved each decision, strongest first")
 
 
@@ -243,6 +258,7 @@ def _predict_flags(one: Parser) -> None:
         metavar="FILE",
         help="a competition's sample: its header, ids, order and way of writing labels are checked and taken over",
     )
+    _abstain_flag(one)
     one.add_argument("--overwrite", action="store_true", help="replace an existing output")
     _shift_flag(one)
 
@@ -441,6 +457,8 @@ def evaluate(args: argparse.Namespace) -> Result:
         text_column=args.text_column,
         label_column=args.label_column,
         label_shift=args.label_shift,
+        abstain_below=args.abstain_below,
+        slice_by=args.slice,
         say=_say,
         **_loading(args),
     ).to_dict()
@@ -497,7 +515,7 @@ def classify(args: argparse.Namespace) -> Result:
 
     _check_texts(args.texts)
     predictor = predicting.load(args.model, **_loading(args))
-    results = predictor.classify(args.texts)
+    results = predictor.classify(args.texts, abstain_below=args.abstain_below or 0.0)
     words = _explained(predictor, args.texts) if args.explain else [{}] * len(results)
     for result, more in zip(results, words, strict=True):
         result |= more
@@ -541,6 +559,7 @@ def predict(args: argparse.Namespace) -> Result:
         text_column=args.text_column,
         sample_submission=args.sample_submission,
         trained_shares=runs.label_shares(args.model) if args.label_shift else None,
+        abstain_below=args.abstain_below or 0.0,
         overwrite=args.overwrite,
         say=_say,
     )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from textlora import card, data, flips, metrics, plots, predict, runs, shift
+from textlora import card, data, flips, metrics, plots, predict, runs, shift, slices
 from textlora.baseline import Baseline
 from textlora.data import Split
 from textlora.flips import Flips
@@ -45,6 +45,8 @@ class Report:
     warnings: tuple[str, ...] = ()
     flips: Flips | None = None  # what rounding changed; None where nothing is rounded, or in training
     shift: Shift | None = None  # other shares of labels than in training, where they were looked for
+    abstain: dict[str, Any] | None = None  # metrics.abstaining, where that was asked for
+    slices: tuple[dict[str, Any], ...] = ()  # slices.table for each way that was asked for
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -59,6 +61,8 @@ class Report:
             "warnings": list(self.warnings),
             "flips": self.flips and self.flips.to_dict(),
             "label_shift": self.shift and self.shift.to_dict(),
+            "abstain": self.abstain,
+            "slices": list(self.slices),
             "confident_mistakes": self.mistakes,
         }
 
@@ -72,6 +76,8 @@ def evaluate(
     text_column: Sequence[str] = (),
     label_column: str = "",
     label_shift: bool = False,
+    abstain_below: float | None = None,
+    slice_by: Sequence[str] = (),
     say: Callable[[str], None] = log.info,
     **loading: Any,
 ) -> Report:
@@ -81,12 +87,17 @@ def evaluate(
     for people: what was recognised in the data, how many texts are too long; `loading` is passed to `predict.load`.
     `label_shift` judges with other shares of labels allowed for, found from the texts alone (textlora.shift).
     Where the model's matrices are rounded, labels that this flips are looked for among the rows nearest to a tie.
+    `abstain_below` also judges what is left where less sure rows get no label; `slice_by` (length, agency or a column
+    of the data) also judges groups of rows.
     """
+    metrics.check_abstain_below(abstain_below or 0.0)
     predictor = predict.load(run, **loading)
     rows = rows_of(run, source, split, predictor, text_column, label_column)
     tokens = predictor.tokens(rows.texts)
     for line in (*rows.notes, tokens.cut.line(rows.name)):
         say(line)
+    lengths = np.bincount(tokens.text_of, tokens.lengths, minlength=len(rows)).astype(np.int64)
+    groups = {by: slices.groups(by, rows, lengths, source, _revision(run, source)) for by in slice_by}
     logits = predictor.predict_logits(tokens)
     probabilities, found = predict.probabilities(logits), None
     if label_shift:
@@ -104,6 +115,8 @@ def evaluate(
         warnings=overlap(run, rows),
         flips=_flips(logits, tokens, run, loading) if predictor.rounded else None,
         shift=found,
+        abstain_below=abstain_below,
+        groups=groups,
     )
     if home and home.config_file.is_file():
         _renew_card(home)
@@ -123,9 +136,12 @@ def judge(
     warnings: tuple[str, ...] = (),
     flips: Flips | None = None,
     shift: Shift | None = None,
+    abstain_below: float | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
 ) -> Report:
     """The report on `rows` from their probabilities (N, C), written under `home`'s evaluation/ if there is one."""
     scores = metrics.score(rows.labels, probabilities, labels)
+    correct = probabilities.argmax(1) == rows.labels
     report = Report(
         split=rows.name,
         data=source,
@@ -139,6 +155,8 @@ def judge(
         warnings=warnings,
         flips=flips,
         shift=shift,
+        abstain=None if abstain_below is None else metrics.abstaining(rows.labels, probabilities, abstain_below),
+        slices=tuple(slices.table(by, names, correct) for by, names in (groups or {}).items()),
     )
     if home:
         _write(report, home)
@@ -210,8 +228,7 @@ def rows_of(
     if (Path(run) / "config.toml").is_file():
         config = runs.open_run(run).config()
         carving = {"split_seed": config.split_seed, "validation_fraction": config.validation_fraction}
-        if source == config.data:
-            carving["revision"] = config.data_revision  # the very rows it was trained beside
+        carving["revision"] = _revision(run, source)
     return data.load_split(
         source,
         split,
@@ -221,6 +238,14 @@ def rows_of(
         usual=(settings.text_columns, settings.label_column),
         **carving,
     )
+
+
+def _revision(run: str | Path, source: str) -> str:
+    """Of data that the run was trained on, the commit of the very rows it was trained beside."""
+    if not (Path(run) / "config.toml").is_file():
+        return ""
+    config = runs.open_run(run).config()
+    return config.data_revision if source == config.data else ""
 
 
 def overlap(run: str | Path, rows: Split) -> tuple[str, ...]:

@@ -63,7 +63,7 @@ class Scores:
     per_class: tuple[ClassRow, ...]
     confusion_matrix: list[list[int]]  # [true label][predicted label], rows
     ece: float
-    reliability: list[dict[str, Any]]  # the bins of `ece`: {"n", "confidence", "accuracy"} (means), least sure first
+    reliability: list[dict[str, Any]]  # the bins of `ece`, see `reliability`
     risk_coverage: list[dict[str, Any]]  # see `risk_coverage`
 
     def to_dict(self) -> dict[str, Any]:
@@ -130,7 +130,10 @@ def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, bins
 
 
 def reliability(labels: ArrayLike, probabilities: ArrayLike, bins: int = 15) -> list[dict[str, Any]]:
-    """The bins of the calibration error, least sure first: {"n", "confidence", "accuracy"}, both means over n rows."""
+    """The bins of the calibration error, least sure first.
+
+    Each is {"n", "confidence", "accuracy" (both means over n rows), "accuracy_ci" (Wilson)}.
+    """
     if bins < 1:
         raise UsageError(f"bins must be at least 1, got {bins}", "use the default, 15")
     y, p = _checked(labels, probabilities)
@@ -140,7 +143,12 @@ def reliability(labels: ArrayLike, probabilities: ArrayLike, bins: int = 15) -> 
     counts = np.bincount(bin_of_row)
     sure, good = (np.bincount(bin_of_row, weights=values) for values in (confidence, right))
     return [
-        {"n": int(counts[k]), "confidence": float(sure[k] / counts[k]), "accuracy": float(good[k] / counts[k])}
+        {
+            "n": int(counts[k]),
+            "confidence": float(sure[k] / counts[k]),
+            "accuracy": float(good[k] / counts[k]),
+            "accuracy_ci": list(wilson(round(good[k]), int(counts[k]))),
+        }
         for k in np.flatnonzero(counts)
     ]
 

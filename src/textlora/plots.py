@@ -213,7 +213,7 @@ def _with_n(name: str, records: Sequence[Record]) -> str:
 
 
 def evaluation_plots(scores: Mapping[str, Any], split: str, folder: Path) -> list[Path]:
-    """confusion_matrix_<split>.png and prediction_distribution_<split>.png from `Scores.to_dict()`."""
+    """confusion_matrix, prediction_distribution, reliability, risk_coverage (_<split>.png) from `Scores.to_dict()`."""
     matrix = np.asarray(scores["confusion_matrix"])
     names, fonts = _drawable([row["label"] for row in scores["per_class"]])
     with _style({"font.family": fonts}):
@@ -221,6 +221,10 @@ def evaluation_plots(scores: Mapping[str, Any], split: str, folder: Path) -> lis
             "confusion_matrix": _confusion(matrix, names, f"Confusion matrix, {split} (n = {scores['n']:,})"),
             "prediction_distribution": _distribution(
                 matrix, names, f"True and predicted labels, {split} (n = {scores['n']:,})"
+            ),
+            "reliability": _reliability(scores, f"Is it as sure as it is right? {split} (n = {scores['n']:,})"),
+            "risk_coverage": _risk_coverage(
+                scores, f"If the least certain rows get no label, {split} (n = {scores['n']:,})"
             ),
         }
         return [_save(figure, folder / f"{name}_{split}.png") for name, figure in pictures.items()]
@@ -295,6 +299,44 @@ def _distribution(matrix: np.ndarray, names: list[str], title: str) -> Figure:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, borderaxespad=0.2, handlelength=1.2)
     if count < len(names):
         axes.set_title(f"the {count} of {len(names)} labels with the largest difference", loc="right", **_SMALL)
+    return figure
+
+
+def _reliability(scores: Mapping[str, Any], title: str) -> Figure:
+    """Accuracy over confidence, bin by bin with its interval, beside the diagonal of a calibrated classifier."""
+    bins = scores["reliability"]
+    sure, right = ([one[key] for one in bins] for key in ("confidence", "accuracy"))
+    low, high = zip(*(one["accuracy_ci"] for one in bins), strict=True)
+    least = max(0.0, min(*sure, *low) - 0.03)
+    figure = _figure(title, 6.2)
+    axes = figure.subplots()
+    axes.plot([least, 1], [least, 1], "--", color=GREY, lw=1.4)
+    axes.vlines(sure, low, high, color=BLUE, lw=1.6, alpha=0.45)
+    axes.plot(sure, right, "o", color=BLUE, ms=6, clip_on=False)
+    axes.set(xlabel="confidence: mean highest probability of the bin", ylabel="share of the bin's texts right")
+    axes.set(xlim=(least, 1 + 0.02 * (1 - least)), ylim=(least, 1 + 0.02 * (1 - least)))
+    middle = (least + 1) / 2
+    axes.annotate(
+        "calibrated", (middle, middle), (8, -12), textcoords="offset points", color="#6E6E6E", va="top", fontsize=10
+    )
+    size = "" if len(bins) == 1 else f" in {len(bins)} bins of about {scores['n'] // len(bins):,} texts"
+    axes.set_title(f"calibration error (ECE) {scores['ece']:.4f}{size}; bars: 95 %", loc="left", **_SMALL)
+    return figure
+
+
+def _risk_coverage(scores: Mapping[str, Any], title: str) -> Figure:
+    """Accuracy on the rest over the share of rows that abstain; the point at a tenth named."""
+    points = scores["risk_coverage"]
+    away, right = [100 * (1 - point["coverage"]) for point in points], [point["accuracy"] for point in points]
+    figure = _figure(title, 5.0)
+    axes = figure.subplots()
+    axes.plot(away, right, "-", color=BLUE, lw=2.0, marker="o", ms=5, clip_on=False)
+    axes.set(xlabel="% of the texts without a label, the least certain first", ylabel="share of the rest right")
+    axes.set_xlim(left=0)
+    tenth = min(points, key=lambda point: abs(point["coverage"] - 0.9))
+    axes.plot([100 * (1 - tenth["coverage"])], [tenth["accuracy"]], "o", ms=13, mfc="none", mec=BLUE, mew=1.6)
+    words = f"{tenth['accuracy']:.4f} of the rest with a probability of {tenth['threshold']:.2f} or more"
+    axes.set_title(f"{points[0]['accuracy']:.4f} of all; ring: {words}", loc="left", **_SMALL)
     return figure
 
 

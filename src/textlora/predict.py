@@ -22,7 +22,7 @@ from scipy.special import softmax
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from textlora import data, device, engine, meta, model, runs, shift
+from textlora import data, device, engine, meta, metrics, model, runs, shift
 from textlora.clean import clean
 from textlora.errors import DataError, GateError, UsageError
 from textlora.longtext import Cut
@@ -35,6 +35,7 @@ log = logging.getLogger("textlora")
 Item = TypeVar("Item")
 BATCH_TOKENS = 4096  # of a prediction batch: no gradients to keep, so larger than training's
 DEFAULT_OUTPUT = "inference_output.csv"
+NO_LABEL = {"label": "", "label_id": None}  # of a text on which the classifier abstains
 FORMATS = ("csv", "kaggle", "jsonl", "parquet")
 Scored = tuple[list[str], np.ndarray, Cut]  # texts, their probabilities (B, C), what was cut of them
 
@@ -106,16 +107,24 @@ class Predictor:
         """The most probable label's name for each text."""
         return [self.labels[i] for i in self.predict_proba(texts).argmax(1)]
 
-    def classify(self, texts: Sequence[str], tokens: Tokens | None = None) -> list[dict[str, Any]]:
+    def classify(
+        self, texts: Sequence[str], tokens: Tokens | None = None, abstain_below: float = 0.0
+    ) -> list[dict[str, Any]]:
         """For each text: text, label, label_id, probability and the probabilities by label.
 
-        `tokens` are those of the texts, where the caller has them already.
+        `tokens` are those of the texts, where the caller has them already. A text whose highest probability is under
+        `abstain_below` gets the label "" and the label_id None.
         """
-        return self.results(texts, self.predict_proba(self.tokens(texts) if tokens is None else tokens))
+        probabilities_BC = self.predict_proba(self.tokens(texts) if tokens is None else tokens)
+        return self.results(texts, probabilities_BC, abstain_below)
 
-    def results(self, texts: Sequence[str], probabilities_BC: np.ndarray) -> list[dict[str, Any]]:
+    def results(
+        self, texts: Sequence[str], probabilities_BC: np.ndarray, abstain_below: float = 0.0
+    ) -> list[dict[str, Any]]:
         """The same from probabilities that the caller has."""
-        return [self._result(text, row) for text, row in zip(texts, probabilities_BC, strict=True)]
+        metrics.check_abstain_below(abstain_below)
+        results = [self._result(text, row) for text, row in zip(texts, probabilities_BC, strict=True)]
+        return [one | NO_LABEL if one["probability"] < abstain_below else one for one in results]
 
     def _result(self, text: str, probabilities_C: np.ndarray) -> dict[str, Any]:
         best = int(probabilities_C.argmax())
@@ -201,6 +210,7 @@ def predict_file(
     text_column: Sequence[str] = (),
     sample_submission: str | Path = "",
     trained_shares: Sequence[float] | None = None,
+    abstain_below: float = 0.0,
     overwrite: bool = False,
     say: Callable[[str], None] = log.info,
 ) -> int:
@@ -208,8 +218,9 @@ def predict_file(
 
     With a competition's `sample_submission` the file is in its format (see textlora.submission). With the labels'
     `trained_shares` (C,), other shares in this file are found and allowed for (textlora.shift): it is read twice then,
-    and its probabilities are held in memory. `say` receives lines for people, of texts that are too long. The file
-    appears whole or not at all. Raises UsageError if it exists (unless `overwrite`) or the format is unknown.
+    and its probabilities are held in memory. Rows whose highest probability is under `abstain_below` get no label, but
+    not in a competition's formats, which take none. `say` receives lines for people, of texts that are too long. The
+    file appears whole or not at all. Raises UsageError if it exists (unless `overwrite`) or the format is unknown.
     """
     path = Path(output)
     if sample_submission and format:
@@ -218,6 +229,9 @@ def predict_file(
     if format not in FORMATS and not sample_submission:
         known = ", ".join(FORMATS)
         raise UsageError(f"there is no format {format or path.name!r}", f"choose one of {known} with --format")
+    metrics.check_abstain_below(abstain_below)
+    if abstain_below and (sample_submission or format == "kaggle"):
+        raise UsageError("a competition takes a label for every row", "leave out --abstain-below, or use csv or jsonl")
     if path.exists() and not overwrite:
         raise UsageError(f"{path} exists", "choose another --output, or replace it with --overwrite")
     columns = {"text_column": text_column, "usual": predictor.settings.text_columns}
@@ -225,7 +239,7 @@ def predict_file(
         writer = _like(sample_submission, predictor.labels, path, source, columns, say)
     else:
         writer = WRITERS[format](path, predictor.labels)
-    read = written = 0
+    read = written = abstained = 0
     cut = predictor.tokens([]).cut
     with writer as write:
         scored = _scored(predictor, source, columns)
@@ -234,12 +248,16 @@ def predict_file(
         for texts, probabilities_BC, chunk_cut in scored:
             read += len(texts)
             cut += chunk_cut
-            written += write(written, predictor.results(texts, probabilities_BC))
+            results = predictor.results(texts, probabilities_BC, abstain_below)
+            abstained += sum(one["label_id"] is None for one in results)
+            written += write(written, results)
         if not read:
             raise DataError(f"{source} has columns but no rows", "give a file with rows")
     if written != read:
         raise GateError(f"{read} texts were read but {written} rows written to {path}", "report this")
     say(cut.line())
+    if abstain_below:
+        say(f"{abstained:,} of {written:,} rows got no label: their probability is below {abstain_below:g}")
     return written
 
 

@@ -88,7 +88,8 @@ def report_table(report: Result) -> str:
     for mean, ending in (("weighted", ""), ("macro", "_macro")):
         named = "  ".join(f"{name} {report[name.lower() + ending]:.4f}" for name in ("Precision", "Recall", "F1"))
         lines.append(f"{mean:<8}  {named}")
-    lines.append(f"calibration error (ECE) {report['ece']:.4f}")
+    lines[-1] += " (95 % {:.4f} to {:.4f})".format(*report["f1_macro_ci"])
+    lines += _certainty_lines(report)
     width = max(len("class"), *(len(row["label"]) for row in report["per_class"]))
     lines.append(f"{'class':<{width}}  accuracy  precision      F1     right  most often taken for")
     for row in report["per_class"]:
@@ -96,11 +97,37 @@ def report_table(report: Result) -> str:
         right = f"{row['correct']}/{row['total']}"
         figures = f"{row['accuracy']:>8.4f}  {row['precision']:>9.4f}  {row['f1']:.4f}  {right:>8}"
         lines.append(f"{row['label']:<{width}}  {figures}  {taken}")
+    for by in report["slices"]:
+        lines += _slice_lines(by)
     if report["flips"] is not None:
         lines.append(flips_line(report["flips"]))
     if report["test_reads"] is not None:
         lines.append(f"test read {times(report['test_reads'])}")
     return "\n".join(lines)
+
+
+def _certainty_lines(report: Result) -> list[str]:
+    """Calibration, and what is left where the least certain rows abstain."""
+    tenth = min(report["risk_coverage"], key=lambda point: abs(point["coverage"] - 0.9))
+    rest = f"without the least certain {100 * (1 - tenth['coverage']):.0f} %: accuracy {tenth['accuracy']:.4f}"
+    lines = [f"calibration error (ECE) {report['ece']:.4f}; {rest}"]
+    abstain = report["abstain"]
+    if abstain:
+        share = f"{abstain['n']:,} of {report['n']:,} rows ({100 * abstain['coverage']:.1f} %) have a label"
+        right = "no row is left"
+        if abstain["n"]:
+            right = "accuracy {:.4f} (95 % {:.4f} to {:.4f})".format(abstain["accuracy"], *abstain["accuracy_ci"])
+        lines.append(f"abstaining below {abstain['below']:g}: {share}, {right}")
+    return lines
+
+
+def _slice_lines(by: Result) -> list[str]:
+    width = max(len(by["by"]), *(len(row["slice"]) for row in by["rows"]))
+    lines = [f"{by['by']:<{width}}      rows  accuracy"]
+    for row in by["rows"]:
+        low, high = row["accuracy_ci"]
+        lines.append(f"{row['slice']:<{width}}  {row['n']:>8,}  {row['accuracy']:>8.4f}  ({low:.4f} to {high:.4f})")
+    return lines
 
 
 def flips_line(flips: Result) -> str:
