@@ -305,7 +305,9 @@ def _none_finished(search: Search, trials: list[dict[str, Any]]) -> None:
             f"all {len(trials)} trials diverged: their figures are no numbers", "search lower rates, or in fp32"
         )
     raise UsageError(
-        f"no trial came to its end within {search.options.timeout or 'the search'}",
+        f"no trial came to its end within {search.options.seconds:.0f} s"
+        if search.options.timeout
+        else "no trial came to its end",
         f"give more time; the same command with --out {search.folder} goes on",
     )
 
@@ -367,10 +369,13 @@ def _confirm(search: Search, result: dict[str, Any], other: Split) -> dict[str, 
         f"judged on the {len(other)} validation rows that no trial has seen"
     )
     configs = {"best": _full(search, result["best"]), "start": search.space.task.config}
-    sides = {
-        name: _side(search, search.folder / name, replace(one, seed=first, seeds=seeds), other)
-        for name, one in configs.items()
-    }
+    sides: dict[str, Side] = {}
+    for name, one in configs.items():
+        same = _plain(one) == _plain(configs["best"]) and "best" in sides
+        known = sides["best"] if same else None
+        sides[name] = known or _side(search, search.folder / name, replace(one, seed=first, seeds=seeds), other)
+        each = ", ".join(f"{accuracy:.4f}" for accuracy in sides[name].told()["accuracies"])
+        search.say(f"  {name + '.toml':<10}  accuracy {each}" + ("  (the very config)" if known else ""))
     gain = paired_gain(sides["start"].right_SN, sides["best"].right_SN)
     claimed = result["best"][search.options.objective] - sides["start"].seen
     confirmed = {
@@ -403,7 +408,7 @@ def _side(search: Search, folder: Path, one: Config, other: Split) -> Side:
     run = Run(folder)
     known = _settings(run) == _plain(one)
     if not (run.finished and known):
-        train(one, rows=search.shared.data, out=folder, overwrite=not known, resume=known, say=search.say)
+        train(one, rows=search.shared.data, out=folder, overwrite=not known, resume=known, say=log.debug)
     folders = [folder, *sorted(path for path in (folder / "seeds").glob("*") if path.is_dir())]
     seen = fmean(Run(path).summary()[f"best_validation_{search.options.objective}"] for path in folders)
     right = np.stack([_right(path, one, other) for path in folders])
@@ -458,10 +463,12 @@ def _say_trial(search: Search, trial: Any, told: dict[str, Any]) -> None:
         OUT_OF_TIME: "stopped: the time is over",
         "diverged": "diverged: no numbers",
     }[told[ENDED]]
-    scores = [row.user_attrs[objective] for row in _scored(search)] + [told.get(objective, 0.0)]
+    scores = [row.user_attrs[objective] for row in _scored(search)]
+    scores += [told[objective]] if objective in told else []
+    best = f"best {max(scores):.4f}" if scores else "none scored"
     search.say(
         f"trial {trial.number:>3}  {words:<34} {told['parameters']:>9,} parameters {told['seconds']:>6.0f} s   "
-        f"best {max(scores):.4f}   {done}/{search.options.trials}, {_eta(search, done)}"
+        f"{best}   {done}/{search.options.trials}, {_eta(search, done)}"
     )
 
 

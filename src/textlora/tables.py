@@ -274,7 +274,7 @@ def search_table(found: Result) -> str:
     rows += ["", f"best, trial {found['best']['number']}, within the budget of {found['budget']:,}:"]
     rows += [f"  {key:<30}{_short(value)}" for key, value in found["best"]["params"].items()]
     share = found["texts_in_full"] / max(1, found["texts"])
-    rows += ["", f"the trials saw {found['texts']:,} texts, 1/{share:.1f} of {found['texts_in_full']:,} in full"]
+    rows += ["", f"the trials saw {found['texts']:,} of {found['texts_in_full']:,} texts, 1/{share:.1f} of the work"]
     rows += (found["confirmed"] or {}).get("words", [])
     rows += [f"{found['out']}: best.toml (textlora train --recipe), trials/, search.json, pictures/"]
     return "\n".join(rows)
