@@ -2,9 +2,9 @@
 
 If only how often each label occurs has changed (label shift: what a label's texts look like has not), the new shares
 can be found by maximum likelihood from the classifier's own probabilities, by EM (Saerens, Latinne & Decaestecker
-2002, doi 10.1162/089976602753284446). On calibrated probabilities that is at least as good as inverting the confusion
-matrix (Alexandari, Kundaje & Shrikumar 2020, arXiv 1901.06852), and was here (docs/log.md). Whether the shares differ
-at all is a likelihood-ratio test: if they may not, nothing is changed.
+2002, doi 10.1162/089976602753284446). On calibrated probabilities that was at least as good as inverting the
+confusion matrix (Alexandari, Kundaje & Shrikumar 2020, arXiv 1901.06852), here about as good (docs/log.md). Whether
+the shares differ at all is a likelihood-ratio test: if they may not, nothing is changed.
 
 N texts, C labels.
 """

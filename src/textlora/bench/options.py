@@ -6,11 +6,16 @@ from dataclasses import dataclass
 
 from textlora.errors import UsageError, closest
 
-# What most machines have, on one that has more: the environment that keeps torch and oneDNN to it.
+# What most machines have, on one that has more: the environment that keeps oneDNN, MKL (torch's products in fp32) and
+# torch's own kernels to it.
 ISA = {
     "": {},
-    "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "ATEN_CPU_CAPABILITY": "avx512"},
-    "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
+    "avx512": {
+        "ONEDNN_MAX_CPU_ISA": "AVX512_CORE",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX512",
+        "ATEN_CPU_CAPABILITY": "avx512",
+    },
+    "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
 }
 
 
