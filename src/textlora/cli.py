@@ -34,6 +34,7 @@ from textlora.tables import (
     plan_table,
     report_table,
     search_table,
+    suspects_table,
     times,
 )
 
@@ -268,8 +269,12 @@ def _inspect_flags(one: Parser) -> None:
 
 
 def _data_flags(one: Parser) -> None:
-    one.add_argument("action", choices=["check"], help="check: nothing is trained or written")
+    words = "check: what train would say of D, nothing is trained or written; suspects: rows whose label looks wrong"
+    one.add_argument("action", choices=["check", "suspects"], help=words)
     one.add_argument("source", metavar="D", help="a name, a folder or a file, as train's --data")
+    one.add_argument("--out", default="", metavar="FILE", help="suspects as CSV: file, row (from 0), labels, score")
+    one.add_argument("--overwrite", action="store_true", help="replace an existing --out")
+    one.add_argument("--folds", type=int, metavar="N", help="suspects: no row is judged by a model of its fold [5]")
     _setting_flags(one, CHECKED)
 
 
@@ -580,10 +585,29 @@ def inspect(args: argparse.Namespace) -> Result:
 
 
 def data(args: argparse.Namespace) -> Result:
-    """Look at data as train would: sizes, labels, lengths, repeats, leaks, what is odd, and what would be done."""
+    """Look at data as train would: sizes, labels, lengths, repeats, leaks, what is odd, and what would be done.
+
+    Or find the rows whose label looks wrong: two quick models, on TF-IDF and on the frozen base, are trained on folds.
+    """
+    config = _config(args)
+    return _suspects(args, config) if args.action == "suspects" else _checked(args, config)
+
+
+def _suspects(args: argparse.Namespace, config: Config) -> Result:
+    from textlora import suspects
+
+    folds = suspects.FOLDS if args.folds is None else args.folds
+    found = suspects.find(args.source, config, folds=folds, out=args.out, overwrite=args.overwrite, say=_say)
+    result = found.to_dict() | {"out": args.out}
+    _out(args, suspects_table(result))
+    return result
+
+
+def _checked(args: argparse.Namespace, config: Config) -> Result:
     from textlora.data.check import check
 
-    config = _config(args)
+    if args.out or args.folds is not None or args.overwrite:
+        raise UsageError("data check writes nothing and has no folds", "leave out --out, --overwrite and --folds")
     checked = check(
         args.source,
         text_column=config.text_column,

@@ -352,6 +352,15 @@ def build(config: Config, plan: Plan, labels: tuple[str, ...], dtype: torch.dtyp
     return model, found.base_sha256
 
 
+def encoder(config: Config, dtype: torch.dtype) -> PreTrainedModel:
+    """The frozen base of `config` alone: its "logits" (B, D) are each text's tokens, pooled as `config` says."""
+    base = bases.find(config.base, config.base_revision)
+    settings = hf_config(base, config.base_weights, ())
+    network = _network(settings, base, config.base_weights, "textlora", dtype).model
+    network.pooling = config.pooling  # type: ignore[assignment]
+    return network.requires_grad_(False).eval()  # type: ignore[return-value]
+
+
 def _check_forward(model: PeftModel, family: str, num_labels: int) -> None:
     """What the tests hold for the families that we count by hand, tried once on any other: texts in, logits out, and
     padding changes nothing. Raises UsageError.

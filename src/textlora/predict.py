@@ -97,7 +97,7 @@ class Predictor:
     def predict_logits(self, texts: Sequence[str] | Tokens) -> np.ndarray:
         """Logits (B, C) float32, of texts or of what `tokens` made of them."""
         tokens = texts if isinstance(texts, Tokens) else self.tokens(texts)
-        return logits(self.model, tokens, _pad_id(self.tokenizer))
+        return logits(self.model, tokens, pad_id(self.tokenizer))
 
     def predict_proba(self, texts: Sequence[str] | Tokens) -> np.ndarray:
         """Probabilities (B, C) float64; each row sums to 1."""
@@ -150,7 +150,8 @@ def _several(texts: Sequence[str]) -> Sequence[str]:
     return texts
 
 
-def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Its padding token, 0 where it has none."""
     return tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
 
 
@@ -194,7 +195,7 @@ def classify(model: nn.Module, tokenizer: PreTrainedTokenizerBase, text: str) ->
     config: Any = model.config
     longest = longest_text(config.model_type, meta.positions(config))
     tokens = tokenize(tokenizer, [text], longest)
-    best = int(logits(model, tokens, _pad_id(tokenizer)).argmax())
+    best = int(logits(model, tokens, pad_id(tokenizer)).argmax())
     return config.id2label[best]
 
 

@@ -183,6 +183,35 @@ def _shortened(text: str) -> str:
     return flat if len(flat) <= TEXT_WIDTH else f"{flat[: TEXT_WIDTH - 3]}..."
 
 
+SUSPECTS_SHOWN, PAIRS_SHOWN = 20, 12
+
+
+def suspects_table(found: Result) -> str:
+    """How many labels look wrong, by pair of labels; the most suspect rows."""
+    suspects, pairs, judged = found["suspects"], found["pairs"], found["judged"]
+    lines = [
+        f"{len(suspects):,} of {judged:,} labels look wrong; about {found['estimated']:,} "
+        f"({100 * found['estimated'] / judged:.1f} %) are, by the counts of the rows that are sure",
+        f"out of fold {100 * found['agreement']:.1f} % of labels are the likeliest (cross-entropy "
+        f"{found['cross_entropy']:.4f}, {found['folds']} folds, near-duplicates together)",
+    ]
+    left = found["rows"] - judged
+    lines += [f"{left:,} rows aren't judged: their label is nowhere else"] if left else []
+    width = max(5, *(len(pair["given"]) for pair in pairs)) if pairs else 0
+    other = max(9, *(len(pair["suggested"]) for pair in pairs)) if pairs else 0
+    lines += [f"{'given':<{width}}  {'suggested':<{other}}  suspects  estimated"] if pairs else []
+    for pair in pairs[:PAIRS_SHOWN]:
+        counts = f"{pair['suspects']:>8,}  {pair['estimated']:>9,.0f} ({100 * pair['share']:.1f} % of the given)"
+        lines.append(f"{pair['given']:<{width}}  {pair['suggested']:<{other}}  {counts}")
+    lines += [f"and {len(pairs) - PAIRS_SHOWN} more pairs"] if len(pairs) > PAIRS_SHOWN else []
+    for one in suspects[:SUSPECTS_SHOWN]:
+        labels = f"{one['given']} ({one['score']:.3f}) -> {one['suggested']} ({one['probability']:.3f})"
+        lines.append(f"row {one['row']} of {one['file']}: {labels}: {_shortened(one['text'])}")
+    more = len(suspects) - SUSPECTS_SHOWN
+    where = f"all in {found['out']}" if found["out"] else "--out FILE writes all"
+    return "\n".join(lines + ([f"and {more:,} more; {where}"] if more > 0 else [where] if suspects else []))
+
+
 def doctor_table(facts: Result) -> str:
     """What `textlora doctor` found, a line for each subject, warnings last."""
     machine, versions, base, hub = (facts[key] for key in ("machine", "versions", "base", "hub"))

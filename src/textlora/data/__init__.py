@@ -21,7 +21,7 @@ from textlora.data.sources import TEST, TRAIN, VALIDATION
 from textlora.data.splits import Split
 from textlora.errors import DataError, UsageError, closest
 
-__all__ = ["Data", "Split", "from_texts", "load", "load_split", "read_texts", "texts_notes"]
+__all__ = ["Data", "Split", "from_texts", "load", "load_split", "load_whole", "read_texts", "texts_notes"]
 
 CHUNK_ROWS = 8192  # texts that `read_texts` holds at a time
 
@@ -171,6 +171,35 @@ def load_split(
     names = checked_names(label_names)
     code = labels.coding(raw.labels, names, plan.own_label_names(files[0]))
     return raw.coded(wanted or found.own_split or found.name, names, code)
+
+
+def load_whole(
+    source: str,
+    *,
+    text_column: Sequence[str] = (),
+    label_column: str = "",
+    label_names: Sequence[str] = (),
+    revision: str = "",
+) -> Split:
+    """Every row of `source`'s training files (of its only split, where it has one), nothing carved or dropped.
+
+    Columns and labels are found, and errors raised, as by `load`.
+    """
+    found = sources.find(source, revision)
+    split = TRAIN if TRAIN in found.files else _only_split(found, source)
+    plan = Columns.of(found.files[split][0], text_column, label_column)
+    raw = Raw.read(found.files[split], plan)
+    own = plan.own_label_names(found.files[split][0])
+    names = checked_names(label_names) or own or labels.found_names(raw.labels, plan.label)
+    code = labels.coding(raw.labels, names, own, complete=bool(label_names))
+    rows = raw.coded(split, names, code)
+    return replace(rows, notes=(*found.notes, *rows.notes, *filter(None, [plan.note()])))
+
+
+def _only_split(found: sources.Source, source: str) -> str:
+    if len(found.files) > 1:
+        raise DataError(f"{source} has no train split, only {', '.join(found.files)}", "give one file of them")
+    return next(iter(found.files))
 
 
 def read_texts(path: str | Path, *, text_column: Sequence[str] = (), usual: Sequence[str] = ()) -> Iterator[list[str]]:
