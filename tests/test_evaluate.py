@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from textlora import data, metrics, predict
+from textlora import data, metrics, perturb, predict
 from textlora.baseline import Baseline
 from textlora.errors import DataError, UsageError
 from textlora.evaluate import Report, evaluate, verdict
@@ -51,6 +51,24 @@ def test_abstaining_and_slices_are_of_the_same_rows(run, loading):
     by_label = {row["slice"]: row["accuracy"] for row in report["slices"][2]["rows"]}
     assert by_label == {row["label"]: row["recall"] for row in report["per_class"]}
     assert json.loads((run / "evaluation" / "report.json").read_text())["splits"]["test"] == report
+
+
+def test_robustness_is_of_the_same_rows_changed_and_one_reading(run, loading):
+    report = evaluate(run, "mini-news", "test", robustness=True, **loading).to_dict()
+    predictor = predict.load(run, **loading)
+    rows = data.load_split("mini-news", "test", label_names=predictor.labels)
+    found = {row["change"]: row for row in report["robustness"]}
+    assert list(found) == list(perturb.CHANGES)
+    upper = predictor.predict_proba([text.upper() for text in rows.texts]).argmax(1)
+    assert found["upper case"]["accuracy"] == (upper == rows.labels).mean()
+    for row in found.values():
+        low, high = row["drop_ci"]
+        assert row["drop"] == pytest.approx(report["accuracy"] - row["accuracy"])
+        assert low <= row["drop"] <= high
+        assert 0 < row["texts"] <= 200
+    assert report["test_reads"] == 1
+    with pytest.raises(UsageError, match="one of the two"):
+        evaluate(run, "mini-news", "test", robustness=True, label_shift=True, **loading)
 
 
 def test_an_unknown_slice_or_probability_is_refused_before_the_split_is_read(run, loading):

@@ -191,6 +191,8 @@ def _evaluate_flags(one: Parser) -> None:
         help="also judge groups of rows: length (quartiles of tokens), agency (AP, Reuters, AFP named in the text), or "
         "a column of the data; may be repeated",
     )
+    words = "also judge the rows with their texts changed: typos, case, halves, headlines, an added sentence"
+    one.add_argument("--robustness", action="store_true", help=words)
 
 
 def _abstain_flag(one: Parser) -> None:
@@ -464,6 +466,7 @@ def evaluate(args: argparse.Namespace) -> Result:
         label_shift=args.label_shift,
         abstain_below=args.abstain_below,
         slice_by=args.slice,
+        robustness=args.robustness,
         say=_say,
         **_loading(args),
     ).to_dict()

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from textlora import card, data, flips, metrics, plots, predict, runs, shift, slices
+from textlora import card, data, flips, metrics, perturb, plots, predict, runs, shift, slices
 from textlora.baseline import Baseline
 from textlora.data import Split
+from textlora.errors import UsageError
 from textlora.flips import Flips
 from textlora.longtext import Cut
 from textlora.metrics import Scores
@@ -47,6 +48,7 @@ class Report:
     shift: Shift | None = None  # other shares of labels than in training, where they were looked for
     abstain: dict[str, Any] | None = None  # metrics.abstaining, where that was asked for
     slices: tuple[dict[str, Any], ...] = ()  # slices.table for each way that was asked for
+    robustness: tuple[dict[str, Any], ...] = ()  # `robustness_of`, where that was asked for
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -63,6 +65,7 @@ class Report:
             "label_shift": self.shift and self.shift.to_dict(),
             "abstain": self.abstain,
             "slices": list(self.slices),
+            "robustness": list(self.robustness),
             "confident_mistakes": self.mistakes,
         }
 
@@ -78,6 +81,7 @@ def evaluate(
     label_shift: bool = False,
     abstain_below: float | None = None,
     slice_by: Sequence[str] = (),
+    robustness: bool = False,
     say: Callable[[str], None] = log.info,
     **loading: Any,
 ) -> Report:
@@ -88,8 +92,11 @@ def evaluate(
     `label_shift` judges with other shares of labels allowed for, found from the texts alone (textlora.shift).
     Where the model's matrices are rounded, labels that this flips are looked for among the rows nearest to a tie.
     `abstain_below` also judges what is left where less sure rows get no label; `slice_by` (length, agency or a column
-    of the data) also judges groups of rows.
+    of the data) also judges groups of rows. `robustness` also judges the same rows with their texts changed
+    (textlora.perturb): the same reading of the split, not another. Raises UsageError for it with `label_shift`.
     """
+    if robustness and label_shift:
+        raise UsageError("robustness is of the classifier as it is, label_shift of another", "ask for one of the two")
     metrics.check_abstain_below(abstain_below or 0.0)
     predictor = predict.load(run, **loading)
     rows = rows_of(run, source, split, predictor, text_column, label_column)
@@ -117,6 +124,7 @@ def evaluate(
         shift=found,
         abstain_below=abstain_below,
         groups=groups,
+        robustness=robustness_of(predictor, rows, probabilities, say) if robustness else (),
     )
     if home and home.config_file.is_file():
         _renew_card(home)
@@ -138,6 +146,7 @@ def judge(
     shift: Shift | None = None,
     abstain_below: float | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
+    robustness: tuple[dict[str, Any], ...] = (),
 ) -> Report:
     """The report on `rows` from their probabilities (N, C), written under `home`'s evaluation/ if there is one."""
     scores = metrics.score(rows.labels, probabilities, labels)
@@ -157,10 +166,35 @@ def judge(
         shift=shift,
         abstain=None if abstain_below is None else metrics.abstaining(rows.labels, probabilities, abstain_below),
         slices=tuple(slices.table(by, names, correct) for by, names in (groups or {}).items()),
+        robustness=robustness,
     )
     if home:
         _write(report, home)
     return report
+
+
+def robustness_of(
+    predictor: Predictor, rows: Split, probabilities_NC: np.ndarray, say: Callable[[str], None]
+) -> tuple[dict[str, Any], ...]:
+    """For each change of the texts: change, texts (that it alters), accuracy, drop from that of the unchanged texts
+    and drop_ci (paired bootstrap), flipped (labels predicted otherwise)."""
+    before, found = probabilities_NC.argmax(1), []
+    for name, change in perturb.CHANGES.items():
+        say(f"texts changed: {name}")
+        texts = [change(text) for text in rows.texts]
+        after = predictor.predict_logits(texts).argmax(1)
+        gain = paired_gain(before == rows.labels, after == rows.labels)
+        found.append(
+            {
+                "change": name,
+                "texts": sum(a != b for a, b in zip(texts, rows.texts, strict=True)),
+                "accuracy": float((after == rows.labels).mean()),
+                "drop": 0.0 - gain.gain,
+                "drop_ci": [0.0 - gain.high, 0.0 - gain.low],
+                "flipped": int((after != before).sum()),
+            }
+        )
+    return tuple(found)
 
 
 def _flips(fast_NC: np.ndarray, tokens: Tokens, run: str | Path, loading: dict[str, Any]) -> Flips:

@@ -99,6 +99,7 @@ def report_table(report: Result) -> str:
         lines.append(f"{row['label']:<{width}}  {figures}  {taken}")
     for by in report["slices"]:
         lines += _slice_lines(by)
+    lines += _robustness_lines(report)
     if report["flips"] is not None:
         lines.append(flips_line(report["flips"]))
     if report["test_reads"] is not None:
@@ -127,6 +128,17 @@ def _slice_lines(by: Result) -> list[str]:
     for row in by["rows"]:
         low, high = row["accuracy_ci"]
         lines.append(f"{row['slice']:<{width}}  {row['n']:>8,}  {row['accuracy']:>8.4f}  ({low:.4f} to {high:.4f})")
+    return lines
+
+
+def _robustness_lines(report: Result) -> list[str]:
+    if not report["robustness"]:
+        return []
+    lines = ["texts changed   accuracy     drop  95 %                 labels that differ"]
+    for row in report["robustness"]:
+        low, high = row["drop_ci"]
+        figures = f"{row['accuracy']:>8.4f}  {row['drop']:>+7.4f}  {f'{low:+.4f} to {high:+.4f}':<19}"
+        lines.append(f"{row['change']:<14}  {figures}  {row['flipped']:,}")
     return lines
 
 
