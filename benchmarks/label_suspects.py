@@ -59,10 +59,12 @@ def main() -> None:
     result = {
         "rows": found.rows,
         "suspects": len(found.suspects),
+        "sure": sum(one.sure for one in found.suspects),
         "wrong": sum(row[args.gold_column] != row[args.label_column] for row in rows),
         "estimated": found.estimated,
         "cross_entropy": found.cross_entropy,
         "self_confidence": precisions(found.suspects, gold),
+        "sure_ones": precisions([one for one in found.suspects if one.sure], gold),
         "normalised_margin": precisions(by_margin, gold),
         "seconds": seconds,
     }

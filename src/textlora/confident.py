@@ -2,8 +2,8 @@
 
 Northcutt, Jiang & Chuang 2021 (arXiv 1911.00068): a row is confidently of label j where its probability of j is at
 least the mean probability of j among the rows labelled j. Counted by given and confident label, rows off the diagonal
-are suspects; the counts, scaled to how often each label is given, estimate how many labels are wrong. The same numbers
-as cleanlab's (`filter_by="confident_learning"`, ranked by self-confidence). N rows, C labels.
+are sure suspects; the counts, scaled to how often each label is given, estimate how many labels are wrong. The same
+numbers as cleanlab's (`filter_by="confident_learning"`, ranked by self-confidence). N rows, C labels.
 """
 
 from __future__ import annotations
@@ -21,23 +21,29 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """`rows` are the suspects, the least probable given label first; `likely` their other labels."""
+    """`rows` have another label as their most probable, the least probable given label first; `likely` is that label.
+
+    `sure` are those that are confidently of another label: confident learning's suspects.
+    """
 
     rows: Ids  # (S,)
-    likely: Ids  # (S,)
+    likely: Ids  # (S,); of sure rows the confident label
+    sure: NDArray[np.bool_]  # (S,)
     joint: Ids  # (C, C): rows by given and confident label, each label at least once with itself
     estimate: NDArray[np.float64]  # (C, C): rows of the whole data by given and true label; given labels' sums kept
 
 
 def find(labels: Ids, probabilities_NC: Floats) -> Found:
-    """The suspects among `labels` (N,), by probabilities that no model which saw the row gave."""
+    """The suspects among `labels` (N,), by probabilities from models that haven't seen the row."""
     own_N = probabilities_NC[np.arange(len(labels)), labels]
     confident_N = _confident(labels, probabilities_NC)
     joint = _counted(labels, confident_N, probabilities_NC.shape[1])
-    best_N = probabilities_NC.argmax(1)
-    rows = np.flatnonzero((confident_N >= 0) & (confident_N != labels) & (best_N != labels))
+    there = np.bincount(labels, minlength=len(joint)) > 0
+    best_N = np.where(there, probabilities_NC, -1.0).argmax(1)
+    rows = np.flatnonzero(best_N != labels)
     rows = rows[np.argsort(own_N[rows], kind="stable")]
-    return Found(rows, confident_N[rows], joint, _calibrated(joint, labels))
+    sure = (confident_N[rows] >= 0) & (confident_N[rows] != labels[rows])
+    return Found(rows, np.where(sure, confident_N[rows], best_N[rows]), sure, joint, _calibrated(joint, labels))
 
 
 def _confident(labels: Ids, probabilities_NC: Floats) -> Ids:

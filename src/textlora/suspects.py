@@ -34,7 +34,7 @@ FOLDS = 5
 # those labels: 1 gives 0.358, 3 0.362, 10 0.381; TF-IDF (baseline.py) 0.411; both pooled 0.333 (2026-11-22).
 STRENGTH = 1.0
 FLOOR = 1e-6  # of a probability, before its logarithm
-COLUMNS = ("file", "row", "text", "given", "suggested", "score", "probability")
+COLUMNS = ("file", "row", "text", "given", "suggested", "score", "probability", "sure")
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,12 @@ class Suspect:
     suggested: str
     score: float  # the given label's probability: the lower, the more suspect
     probability: float  # of the suggested label
+    sure: bool  # confidently of the suggested label, as confident learning counts it; others are just likelier so
 
 
 @dataclass(frozen=True)
 class Suspects:
-    """What was found; `pairs` are counts by given and suggested label, the most frequent first."""
+    """What was found; `pairs` are counts of sure suspects by given and suggested label."""
 
     source: str
     rows: int
@@ -61,7 +62,9 @@ class Suspects:
     cross_entropy: float  # of the given labels, out of fold, in nats
     agreement: float  # the share of given labels that are the most probable
     estimated: int  # wrong labels in all, by the counts scaled up to all rows
-    pairs: list[dict[str, Any]]  # given, suggested, suspects, estimated (rows), share (of the given label's rows)
+    pairs: list[
+        dict[str, Any]
+    ]  # most frequent first: given, suggested, suspects, estimated (rows), share (of the given label's rows)
     suspects: list[Suspect]  # the most suspect first
 
     def to_dict(self) -> dict[str, Any]:
@@ -188,15 +191,15 @@ def _result(source: str, rows: Split, probabilities_NC: np.ndarray, judged: np.n
         estimated=round(float(off.sum())),
         pairs=_pairs(rows, labels, found, off),
         suspects=[
-            _suspect(rows, int(places[i]), int(j), float(own[i]), float(p[i, j]))
-            for i, j in zip(found.rows.tolist(), found.likely.tolist(), strict=True)
+            _suspect(rows, int(places[i]), j, float(own[i]), float(p[i, j]), sure)
+            for i, j, sure in zip(found.rows.tolist(), found.likely.tolist(), found.sure.tolist(), strict=True)
         ],
     )
 
 
 def _pairs(rows: Split, labels: np.ndarray, found: confident.Found, off: np.ndarray) -> list[dict[str, Any]]:
     counts = np.zeros(off.shape, np.int64)
-    np.add.at(counts, (labels[found.rows], found.likely), 1)
+    np.add.at(counts, (labels[found.rows[found.sure]], found.likely[found.sure]), 1)
     given = np.bincount(labels, minlength=len(off))
     names = rows.label_names
     return [
@@ -211,11 +214,11 @@ def _pairs(rows: Split, labels: np.ndarray, found: confident.Found, off: np.ndar
     ]
 
 
-def _suspect(rows: Split, place: int, likely: int, own: float, other: float) -> Suspect:
+def _suspect(rows: Split, place: int, likely: int, own: float, other: float, sure: bool) -> Suspect:
     file, _, number = rows.row_ids[place].rpartition(":")
     names = rows.label_names
     given = names[int(rows.labels[place])]
-    return Suspect(file, int(number) - 1, rows.texts[place], given, names[likely], own, other)
+    return Suspect(file, int(number) - 1, rows.texts[place], given, names[likely], own, other, sure)
 
 
 def write(suspects: Sequence[Suspect], path: Path) -> None:

@@ -202,8 +202,9 @@ def suspects_table(found: Result) -> str:
     """How many labels look wrong, by pair of labels; the most suspect rows."""
     suspects, pairs, judged = found["suspects"], found["pairs"], found["judged"]
     lines = [
-        f"{len(suspects):,} of {judged:,} labels look wrong; about {found['estimated']:,} "
-        f"({100 * found['estimated'] / judged:.1f} %) are, by the counts of the rows that are sure",
+        f"{len(suspects):,} of {judged:,} labels aren't the likeliest, {sum(s['sure'] for s in suspects):,} of them "
+        f"look wrong for sure; about {found['estimated']:,} ({100 * found['estimated'] / judged:.1f} %) wrong by those "
+        "counts",
         f"out of fold {100 * found['agreement']:.1f} % of labels are the likeliest (cross-entropy "
         f"{found['cross_entropy']:.4f}, {found['folds']} folds, near-duplicates together)",
     ]
@@ -218,7 +219,8 @@ def suspects_table(found: Result) -> str:
     lines += [f"and {len(pairs) - PAIRS_SHOWN} more pairs"] if len(pairs) > PAIRS_SHOWN else []
     for one in suspects[:SUSPECTS_SHOWN]:
         labels = f"{one['given']} ({one['score']:.3f}) -> {one['suggested']} ({one['probability']:.3f})"
-        lines.append(f"row {one['row']} of {one['file']}: {labels}: {_shortened(one['text'])}")
+        sure = "" if one["sure"] else " perhaps"
+        lines.append(f"row {one['row']} of {one['file']}:{sure} {labels}: {_shortened(one['text'])}")
     more = len(suspects) - SUSPECTS_SHOWN
     where = f"all in {found['out']}" if found["out"] else "--out FILE writes all"
     return "\n".join(lines + ([f"and {more:,} more; {where}"] if more > 0 else [where] if suspects else []))
