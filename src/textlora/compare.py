@@ -80,11 +80,13 @@ class Thing:
         }
 
     def _interval(self) -> tuple[float, float]:
-        """Wilson's of one run; of several seeds the bootstrap's, over rows and seeds."""
+        """Wilson's of one run; of several seeds the bootstrap's, over rows and seeds: two seeds far apart would reach
+        beyond what an accuracy can be."""
         correct_SN = self.correct_SN
         if len(correct_SN) == 1:
             return metrics.wilson(int(correct_SN.sum()), correct_SN.shape[1])
-        return paired.paired_gain(np.zeros(correct_SN.shape[1], bool), correct_SN)[1:]
+        _, low, high = paired.paired_gain(np.zeros(correct_SN.shape[1], bool), correct_SN)
+        return max(0.0, low), min(1.0, high)
 
 
 def compare(
