@@ -1,0 +1,325 @@
+"""What parameters and seconds buy on MiniLM: our default at several ranks, both seeds' recipes, and references.
+
+    python benchmarks/frontiers.py ag_news --keep frontiers.jsonl --picture docs/pictures/frontiers.png
+
+Each side is trained on the folder's train split, once for each of `--seeds` seeds, and judged on its test split: all
+sides are fixed here beforehand, nothing is chosen by their figures. `--keep` holds what each run got right, one line a
+run: an interrupted series goes on where it was, and `--sides` can be run on different days (their seconds then are of
+different moments). Prints one JSON object with each side's mean and the paired gains that the project's targets name;
+the table goes to stderr. The seeds' recipes keep their adapters, rates, batches, dropouts and length; on MiniLM's six
+layers the second's layers 0, 5 and 10 of twelve become 0, 2 and 5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import LinearSVC
+from transformers import AutoModelForSequenceClassification
+
+from textlora import bases, data, device, model, predict
+from textlora import config as configs
+from textlora.data import Data
+from textlora.paired import p_value, paired_gain
+from textlora.schedule import learning_rate_factor, warmup_steps
+from textlora.tokens import Collator, TokenBatches, Tokens, load_tokenizer, sorted_batches, tokenize
+from textlora.train import train
+
+BASE = "minilm"
+LAYER = "encoder.layer"
+MATRICES = [f"{LAYER}.0.attention.self.{name}" for name in ("query", "key")]
+MATRICES += [f"{LAYER}.{place}.attention.self.query" for place in (2, 5)]
+SEED_1 = "first seed's recipe"
+SEED_2 = "second seed's recipe"
+BEST = "ours, r 16"
+SMALL = "ours, r 2"
+TINY = "ours, r 1 on value and feed-forward"
+FULL = "full fine-tuning"
+MIXED = [
+    f"{LAYER}.{i}.{name}" for i in range(6) for name in ("attention.self.value", "intermediate.dense", "output.dense")
+]
+FULL_RATES, FULL_EPOCHS, FULL_TOKENS = (5e-5, 1e-4, 2e-4), 3, 2048
+
+
+class Trained(NamedTuple):
+    """What a side made of the training rows."""
+
+    predicted: np.ndarray  # (M,) label ids of the test rows
+    parameters: int  # trained ones; 0 where it isn't a network
+    seconds: float  # from loaded rows to something that can predict
+
+
+Side = Callable[[Data, int], Trained]
+
+
+# --------------------------------------------------------------------------------------------------------------- ours
+
+
+def adapters(recipe: str = "minilm-fast", **settings: Any) -> Side:
+    """A run of `textlora train`."""
+
+    def side(rows: Data, seed: int) -> Trained:
+        config = configs.load(recipe, {"base": BASE, "report_to": [], "seed": seed, **settings})
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.monotonic()
+            run = train(config, rows=rows, out=Path(folder, "run"), say=lambda line: None)
+            seconds = time.monotonic() - began
+            found = predict.load(run.folder).predict_proba(_test(rows).texts).argmax(1)
+            return Trained(found, run.summary()["trainable_parameters"], seconds)
+
+    return side
+
+
+def ours(rank: int, **settings: Any) -> Side:
+    return adapters(lora_r=rank, lora_alpha=2 * rank, **settings)
+
+
+# --------------------------------------------------------------------------------------------------------- references
+
+
+def svm(rows: Data, seed: int) -> Trained:
+    """TF-IDF of words and word pairs with a linear SVM."""
+    began = time.monotonic()
+    fitted = make_pipeline(
+        TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2), LinearSVC(C=0.5, random_state=seed)
+    ).fit(rows.train.texts, rows.train.labels)
+    seconds = time.monotonic() - began
+    return Trained(fitted.predict(_test(rows).texts), 0, seconds)
+
+
+def probe(rows: Data, seed: int) -> Trained:
+    """Logistic regression on the frozen base's mean-pooled tokens."""
+    began = time.monotonic()
+    features = _embedded(rows.train.texts)
+    fitted = LogisticRegression(C=10, max_iter=500, random_state=seed).fit(features, rows.train.labels)
+    seconds = time.monotonic() - began
+    return Trained(fitted.predict(_embedded(_test(rows).texts)), fitted.coef_.size + len(fitted.intercept_), seconds)
+
+
+def _embedded(texts: list[str]) -> np.ndarray:
+    config = configs.load("minilm-fast")
+    network = model.encoder(config, device.compute_dtype("auto")).to(device.pick_device())  # type: ignore[arg-type]
+    tokenizer = _tokenizer()
+    return predict.logits(network, tokenize(tokenizer, texts, config.max_length), predict.pad_id(tokenizer))
+
+
+def _tokenizer() -> Any:
+    return load_tokenizer(model.find_tokenizer(bases.find(BASE), "", ""))
+
+
+class FullFineTuning:
+    """Every weight trained, in batches by length, in bf16 where the machine is fast at it.
+
+    The first seed tries three rates, and the best on validation is the others' too.
+    """
+
+    rate: float | None = None
+
+    def __call__(self, rows: Data, seed: int) -> Trained:
+        tokenizer = _tokenizer()
+        tokens = tokenize(tokenizer, rows.validation.texts, 128)
+        best, kept, seconds = -1.0, None, 0.0
+        for rate in (self.rate,) if self.rate else FULL_RATES:
+            began = time.monotonic()
+            network = _full_run(tokenizer, rows, seed, rate)
+            took = time.monotonic() - began
+            shown = float((_labels(network, tokens, tokenizer) == rows.validation.labels).mean())
+            print(f"  rate {rate:g}: {shown:.4f} on validation", file=sys.stderr, flush=True)
+            if shown > best:
+                best, kept, seconds, self.rate = shown, network, took, rate
+        found = _labels(kept, tokenize(tokenizer, _test(rows).texts, 128), tokenizer)
+        return Trained(found, sum(p.numel() for p in kept.parameters()), seconds)  # type: ignore[union-attr]
+
+
+def _full_run(tokenizer: Any, rows: Data, seed: int, rate: float) -> Any:
+    """Three passes: AdamW, a linear schedule, warm-up over 6 % of the steps."""
+    torch.manual_seed(seed)
+    folder = bases.files(bases.find(BASE), "")
+    network = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(rows.train.label_names))
+    tokens = tokenize(tokenizer, rows.train.texts, 128)
+    batches = TokenBatches(tokens.lengths, FULL_TOKENS, seed)
+    steps = FULL_EPOCHS * len(batches)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, fused=True)
+    warmup = warmup_steps(steps, 0.06, 0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, steps, warmup, "linear", 1)
+    )
+    collate = Collator(tokenizer.pad_token_id)
+    network.train()
+    for epoch in range(FULL_EPOCHS):
+        batches.set_epoch(epoch)
+        for batch in batches:
+            inputs = collate.pad([tokens[int(i)] for i in batch])
+            with torch.autocast("cpu", torch.bfloat16, enabled=device.compute_dtype("auto") == torch.bfloat16):
+                logits = network(**inputs).logits
+            loss = torch.nn.functional.cross_entropy(logits.float(), torch.as_tensor(rows.train.labels[batch]))
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+    return network
+
+
+def _labels(network: Any, tokens: Tokens, tokenizer: Any) -> np.ndarray:
+    network.eval()
+    found = np.zeros(len(tokens), np.int64)
+    with torch.inference_mode():
+        for batch in sorted_batches(tokens.lengths, 4096):
+            logits = network(**Collator(tokenizer.pad_token_id).pad([tokens[int(i)] for i in batch])).logits
+            found[batch] = logits.argmax(1).numpy()
+    return found
+
+
+def _test(rows: Data) -> data.Split:
+    if rows.test is None:
+        raise SystemExit("the data has no test split: give a folder with train and test files")
+    return rows.test
+
+
+# ---------------------------------------------------------------------------------------------------------- the sides
+
+SIDES: dict[str, Side] = {
+    "TF-IDF and linear SVM": svm,
+    "frozen base, logistic regression": probe,
+    SEED_1: adapters("roberta-qv-r10"),
+    SEED_2: adapters("roberta-selective-r36", target_modules=MATRICES),
+    TINY: ours(1, target_modules=MIXED, bag_of_tokens=False),
+    "ours, r 1": ours(1, bag_of_tokens=False),
+    SMALL: ours(2, bag_of_tokens=False),
+    "ours, r 4": ours(4, bag_of_tokens=False),
+    "ours, r 8": ours(8),
+    BEST: ours(16),
+    "ours, r 21": ours(21),
+    FULL: FullFineTuning(),
+}
+# what the targets name: the side that should be ahead, the one behind it
+PAIRS = [(BEST, SEED_1), (BEST, SEED_2), (SMALL, SEED_1), (SMALL, SEED_2), (TINY, SEED_1), (TINY, SEED_2), (BEST, FULL)]
+
+
+def run_all(rows: Data, names: list[str], seeds: int, keep: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """Every run that `keep` hasn't, appended to it."""
+    lines = [json.loads(line) for line in keep.read_text().splitlines()] if keep.is_file() else []
+    done = {(line["side"], line["seed"]): line for line in lines}
+    for seed in range(seeds):
+        for name in names:
+            if (name, seed) in done:
+                continue
+            found = SIDES[name](rows, seed)
+            right = found.predicted == _test(rows).labels
+            line = {
+                "side": name,
+                "seed": seed,
+                "accuracy": float(right.mean()),
+                "parameters": found.parameters,
+                "seconds": round(found.seconds, 1),
+                "right": "".join("01"[r] for r in right.tolist()),
+            }
+            done[name, seed] = line
+            with keep.open("a") as out:
+                out.write(json.dumps(line) + "\n")
+            print(_words(line), file=sys.stderr, flush=True)
+    return done
+
+
+def _words(line: Mapping[str, Any]) -> str:
+    return (
+        f"{line['accuracy']:.4f}  {line['parameters']:>10,} parameters  {line['seconds']:>6.0f} s  "
+        f"seed {line['seed']}  {line['side']}"
+    )
+
+
+def summary(done: Mapping[tuple[str, int], Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over seeds, and the paired gains of PAIRS where both sides are there."""
+    right = {
+        name: np.array([[c == "1" for c in line["right"]] for (side, _), line in done.items() if side == name])
+        for name in SIDES
+        if any(side == name for side, _ in done)
+    }
+    sides = []
+    for name, right_SN in right.items():
+        lines = [line for (side, _), line in done.items() if side == name]
+        sides.append(
+            {
+                "side": name,
+                "seeds": len(lines),
+                "accuracy": float(right_SN.mean()),
+                "accuracies": [line["accuracy"] for line in lines],
+                "parameters": lines[0]["parameters"],
+                "seconds": float(np.median([line["seconds"] for line in lines])),
+            }
+        )
+    pairs = [
+        {"ahead": a, "behind": b, **paired_gain(right[b], right[a])._asdict(), "p": p_value(right[b], right[a])}
+        for a, b in PAIRS
+        if a in right and b in right
+    ]
+    return {"sides": sides, "gains": pairs}
+
+
+def draw(sides: list[dict[str, Any]], path: Path) -> None:
+    """Accuracy against parameters and against seconds, seeds as dots, their mean as a ring."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, both = pyplot.subplots(1, 2, figsize=(11, 4.6), sharey=True, layout="constrained")
+    for axes, key, label in zip(
+        both, ("parameters", "seconds"), ("trained parameters", "seconds of training"), strict=True
+    ):
+        for number, side in enumerate(one for one in sides if one[key]):
+            own = side["side"].startswith("ours")
+            color = "#0b5fa5" if own else f"C{1 + number % 8}"
+            values = [100 * value for value in side["accuracies"]]
+            axes.plot([side[key]] * len(values), values, "o", ms=3, color=color, alpha=0.5)
+            axes.plot([side[key]], [100 * side["accuracy"]], "o" if own else "s", ms=8, mfc="none", color=color)
+            axes.annotate(
+                side["side"],
+                (side[key], 100 * side["accuracy"]),
+                xytext=(6, -4),
+                textcoords="offset points",
+                fontsize=7,
+            )
+        axes.set(xscale="log", xlabel=label)
+        axes.grid(alpha=0.3)
+    both[0].set_ylabel("test accuracy, %")
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="a folder with train and test files")
+    parser.add_argument("--sides", nargs="*", default=list(SIDES), choices=list(SIDES), metavar="SIDE")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--keep", type=Path, default=Path("frontiers.jsonl"))
+    parser.add_argument("--picture", type=Path)
+    args = parser.parse_args()
+    found = summary(run_all(data.load(args.data), args.sides, args.seeds, args.keep))
+    for side in found["sides"]:
+        print(
+            f"{side['accuracy']:.4f}  {side['parameters']:>10,}  {side['seconds']:>6.0f} s  {side['side']}",
+            file=sys.stderr,
+        )
+    for pair in found["gains"]:
+        points = f"{100 * pair['gain']:+.2f} ({100 * pair['low']:+.2f} to {100 * pair['high']:+.2f})"
+        print(f"{pair['ahead']} over {pair['behind']}: {points}, p {pair['p']:.4f}", file=sys.stderr)
+    if args.picture:
+        draw(found["sides"], args.picture)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
