@@ -1,4 +1,7 @@
-"""One temperature for the logits, fitted on the validation rows and multiplied into the head: docs/decisions/0012.
+"""What is fitted to validation when training is over and put into the head, so that every reader of it has it.
+
+One temperature for the logits (docs/decisions/0012), and where labels' true shares are told, an offset for each label
+(docs/decisions/0013).
 
 N rows, C labels.
 """
@@ -9,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from peft import PeftModel
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 
-from textlora import model, predict
+from textlora import model, predict, shares
 from textlora.fitting import CHOOSING
 from textlora.tokens import Tokens
 
@@ -25,6 +28,30 @@ def calibrate(trained: PeftModel, validation: Tokens, labels: NDArray[np.integer
     model.scale_head(trained, 1 / found)
     before, after = loss(logits, labels), loss(logits / found, labels)
     return found, f"temperature {found:.3f}, in the head now: loss {before:.4f} -> {after:.4f} on validation"
+
+
+def align(
+    trained: PeftModel,
+    validation: Tokens,
+    labels: NDArray[np.integer],
+    pad_id: int,
+    shares_C: NDArray[np.float64],
+) -> str:
+    """Move the head's bias until the probabilities of the validation texts have these shares on average.
+
+    Returns a line that says what came of it. Raises DataError for too few texts.
+    """
+    logits = predict.logits(trained, validation, pad_id).astype(np.float64)
+    moved_C = shares.offsets(logits, shares_C)
+    model.shift_head(trained, moved_C)
+    before, after = (softmax(each, axis=1).mean(0) for each in (logits, logits + moved_C))
+    changes = float((logits.argmax(1) != (logits + moved_C).argmax(1)).mean())
+    agree = (float((each.argmax(1) == labels).mean()) for each in (logits, logits + moved_C))
+    moves = ", ".join(f"{old:.2f} -> {new:.2f}" for old, new in zip(before, after, strict=True))
+    return (
+        f"label shares: {moves}, in the head's bias now; {100 * changes:.1f} % of the validation rows change label, "
+        "right by the given labels, which lean: {:.4f} -> {:.4f}".format(*agree)
+    )
 
 
 def enough(rows: int) -> bool:

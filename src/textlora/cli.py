@@ -42,7 +42,7 @@ INTERRUPTED = 130
 STRONGEST = 8  # words that `classify --explain` prints of a text
 HEADLINE = "Chip maker lifts its forecast as orders for satellite phones double"
 CHECKED = ("text_column", "label_column", "label_names", "validation_fraction", "split_seed", "cleaning")
-CHECKED += ("data_revision", "base", "base_weights", "tokenizer", "max_length")  # settings that `data check` heeds
+CHECKED += ("data_revision", "base", "base_weights", "tokenizer", "max_length")  # settings that `data` heeds
 LISTS = (tuple[str, ...], tuple[int, ...])
 TUNED = tuple(field.name for field in fields(study.Options) if field.name != "heartbeat")
 TUNE_CHOICES = {
@@ -277,7 +277,7 @@ def _data_flags(one: Parser) -> None:
     one.add_argument("--out", default="", metavar="FILE", help="suspects as CSV: file, row (from 0), labels, score")
     one.add_argument("--overwrite", action="store_true", help="replace an existing --out")
     one.add_argument("--folds", type=int, metavar="N", help="suspects: no row is judged by a model of its fold [5]")
-    _setting_flags(one, CHECKED)
+    _setting_flags(one, (*CHECKED, "label_shares"))
 
 
 def _doctor_flags(one: Parser) -> None:
@@ -609,8 +609,9 @@ def _suspects(args: argparse.Namespace, config: Config) -> Result:
 def _checked(args: argparse.Namespace, config: Config) -> Result:
     from textlora.data.check import check
 
-    if args.out or args.folds is not None or args.overwrite:
-        raise UsageError("data check writes nothing and has no folds", "leave out --out, --overwrite and --folds")
+    if args.out or args.folds is not None or args.overwrite or config.label_shares:
+        fix = "leave out --out, --overwrite, --folds and --label-shares"
+        raise UsageError("data check writes nothing, has no folds and predicts no label", fix)
     checked = check(
         args.source,
         text_column=config.text_column,

@@ -138,6 +138,11 @@ class Config:
     calibrate: bool = setting(
         True, "divide the logits by a temperature that fits validation (200 rows or more): probabilities, not labels"
     )
+    label_shares: str = setting(
+        "",
+        'how often each label truly occurs, where the given labels lean: equal, or \'{"World": 0.4, "Sports": 0.6}\'; '
+        "the head's bias is moved until predictions on validation have these shares [as given]",
+    )
     label_smoothing_factor: float = setting(0.0, "share of the target spread evenly over the labels")
     class_weights: str = setting("none", "none, balanced: n / (C * n_c), or sqrt: its square root, scaled to mean 1")
     early_stopping_patience: int = setting(0, "evaluations without a better one before stopping; 0 = off")

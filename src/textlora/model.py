@@ -392,17 +392,25 @@ def add_bag(model: PeftModel, weights_VC: np.ndarray, head_share: float, bag_sha
         _saved(model, BAG).weight.copy_(torch.from_numpy(bag_share * weights_VC))  # type: ignore[union-attr]
 
 
-def scale_head(model: PeftModel, factor: float) -> None:
-    """Multiply the head's logits by `factor`: its last linear's weights and bias, so that nothing new is saved.
-
-    Raises GateError for a head that doesn't end in a linear with an output for each label.
-    """
+def last_linear(model: PeftModel) -> nn.Linear:
+    """The head's last layer. Raises GateError for a head that doesn't end in a linear with an output for each label."""
     trained = [m for name, m in model.named_modules() if ".modules_to_save." in name and isinstance(m, nn.Linear)]
     if not trained or trained[-1].out_features != model.config.num_labels:
         raise GateError("this base's head doesn't end in a linear layer", "train with --head linear")
+    return trained[-1]
+
+
+def scale_head(model: PeftModel, factor: float) -> None:
+    """Multiply the head's logits by `factor`: its last linear's weights and bias, so that nothing new is saved."""
     with torch.no_grad():
-        for parameter in trained[-1].parameters():
+        for parameter in last_linear(model).parameters():
             parameter.mul_(factor)
+
+
+def shift_head(model: PeftModel, offsets_C: np.ndarray) -> None:
+    """Add `offsets_C` (C,) to the head's logits: into its last linear's bias, so that nothing new is saved."""
+    with torch.no_grad():
+        last_linear(model).bias.add_(torch.from_numpy(offsets_C))
 
 
 def _saved(model: PeftModel, name: str) -> nn.Module:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from textlora import bases, budget, data, device, model, trackers
+from textlora import bases, budget, data, device, model, shares, trackers
 from textlora.budget import Plan
 from textlora.clean import check_steps, clean
 from textlora.config import Config
@@ -40,6 +40,7 @@ class Prepared:
     train: Tokens
     validation: Tokens
     label_weights: torch.Tensor | None  # (C,) in the loss
+    label_shares: np.ndarray | None  # (C,) true ones, where they were told
     dtype: torch.dtype
     build_seconds: float
 
@@ -85,6 +86,7 @@ def prepare(config: Config, say: Say, rows: Data | None = None, tokenised: Token
         say(line)
     began = time.monotonic()
     network, base_sha256 = model.build(config, plan, rows.label_names, dtype)
+    told = _told_shares(config, rows, network)
     return Prepared(
         config=config,
         data=rows,
@@ -96,9 +98,21 @@ def prepare(config: Config, say: Say, rows: Data | None = None, tokenised: Token
         train=train,
         validation=validation,
         label_weights=weights,
+        label_shares=told,
         dtype=dtype,
         build_seconds=time.monotonic() - began,
     )
+
+
+def _told_shares(config: Config, rows: Data, network: PeftModel) -> np.ndarray | None:
+    """The labels' true shares, if the config tells them. Raises before training what would be raised after it."""
+    if not config.label_shares:
+        return None
+    told = shares.known(config.label_shares, rows.label_names)
+    shares.check_enough(len(rows.validation))
+    if model.last_linear(network).bias is None:
+        raise UsageError("label shares go into the head's bias, and this head has none", "train with --head linear")
+    return told
 
 
 def _fitting_length(config: Config, longest: int, say: Say) -> Config:

@@ -53,7 +53,9 @@ def _environment(prepared: Prepared) -> dict[str, Any]:
 
 
 def _label_shares(prepared: Prepared) -> list[float]:
-    """How much of the training loss each label was (C,): its rows, weighted as the loss weights them."""
+    """The labels' shares that the classifier assumes (C,): as told, else each label's part of the training loss."""
+    if prepared.label_shares is not None:
+        return prepared.label_shares.tolist()
     counts = torch.bincount(torch.as_tensor(prepared.data.train.labels), minlength=len(prepared.labels)).double()
     weighted = counts if prepared.label_weights is None else counts * prepared.label_weights
     return (weighted / weighted.sum()).tolist()

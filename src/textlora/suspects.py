@@ -20,7 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
-from textlora import bag, bases, confident, data, device, engine, model, predict, runs
+from textlora import bag, bases, confident, data, device, engine, model, predict, runs, shares
 from textlora.baseline import tfidf_logreg
 from textlora.clean import clean
 from textlora.config import Config
@@ -82,9 +82,9 @@ def find(
 ) -> Suspects:
     """The rows of `source` whose label looks wrong; written to `out` as CSV where that is named.
 
-    Of `config` base, columns, cleaning and max_length are heeded. Of several splits train is looked at, whole: nothing
-    is carved or dropped. Raises UsageError for folds out of range or an `out` that exists, DataError for rows that
-    can't be judged, and as `data.load` does.
+    Of `config` base, columns, cleaning, max_length and label_shares are heeded. Of several splits train is looked at,
+    whole: nothing is carved or dropped. Raises UsageError for folds out of range or an `out` that exists, DataError
+    for rows that can't be judged, and as `data.load` does.
     """
     if not 2 <= folds <= 50:
         raise UsageError(f"--folds must be from 2 to 50, got {folds}", "5 is usual")
@@ -127,7 +127,8 @@ def fold_of(rows: Split, folds: int) -> np.ndarray:
 def out_of_fold(rows: Split, held: np.ndarray, config: Config, say: Callable[[str], None]) -> tuple[Any, Any]:
     """Probabilities (N, C) from models that saw neither the row nor one like it, and whether its label was there (N,).
 
-    Both models' are multiplied, each to the power that makes the given labels most likely (two numbers for all rows).
+    Both models' are multiplied, each to the power that makes the given labels most likely (two numbers for all rows),
+    and moved to the labels' true shares where `config` tells them.
     """
     texts = [clean(text, config.cleaning) for text in rows.texts]
     say(f"{len(texts):,} texts through {config.base}")
@@ -148,7 +149,10 @@ def out_of_fold(rows: Split, held: np.ndarray, config: Config, say: Callable[[st
         raise DataError("no label has rows in more than one fold", "give more rows of each label")
     logs = np.log(np.maximum(both, FLOOR))
     first, second = bag.shares(logs[0, judged], logs[1, judged], rows.labels[judged])
-    return predict.probabilities(first * logs[0] + second * logs[1]), judged
+    pooled = first * logs[0] + second * logs[1]
+    if config.label_shares:
+        pooled += shares.offsets(pooled[judged], shares.known(config.label_shares, rows.label_names))
+    return predict.probabilities(pooled), judged
 
 
 def _features(texts: Sequence[str], config: Config) -> np.ndarray:

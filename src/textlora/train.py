@@ -23,7 +23,7 @@ from transformers import PrinterCallback, TrainerCallback
 from textlora import baseline, card, checkpoint, engine, model, plots, predict, runs, trackers
 from textlora.baseline import Baseline
 from textlora.blend import blend_bag
-from textlora.calibrate import calibrate, enough
+from textlora.calibrate import align, calibrate, enough
 from textlora.callbacks import DropoutScheduler, Meter, MetricsTracker, Progress, StopOnInterrupt, early_stopping
 from textlora.clean import clean
 from textlora.clock import Clock, clock_for
@@ -95,6 +95,10 @@ def _train_one(run: Run, prepared: Prepared, resume: bool, began: float, say: Sa
         held = prepared.data.validation.labels
         temperature, line = calibrate(trained, prepared.validation, held, prepared.pad_id)
         say(line)
+    if prepared.label_shares is not None:
+        say(
+            align(trained, prepared.validation, prepared.data.validation.labels, prepared.pad_id, prepared.label_shares)
+        )
     save_adapter(run, prepared, trained, temperature)
     distrust(run, prepared, trained)
     _finish(run, prepared, trained, temperature, meter, beaten, running, began, say)
@@ -216,6 +220,7 @@ def _rows_to_judge(prepared: Prepared, clock: Clock) -> int:
     """Rows scored after the last step: its evaluation, distrust, and all of validation; twice if they choose a number
     more."""
     times = 2 if prepared.plan.bag_of_tokens or _calibrates(prepared) else 1
+    times += prepared.label_shares is not None
     return 2 * clock.rows_within + 2 * CHECKED_TEXTS + times * prepared.validation.texts
 
 
