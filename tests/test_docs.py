@@ -13,7 +13,7 @@ import yaml  # huggingface_hub brings it
 from conftest import ROOT
 
 import textlora
-from textlora import bases, budget, cli
+from textlora import bases, budget, cli, flags
 from textlora import config as configs
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -72,7 +72,7 @@ def test_commands_in_the_documentation_parse(page, command):
         return
     args = cli.parser().parse_args(words)
     if "recipe" in args and not (args.recipe or "").endswith(".toml"):
-        cli._config(args)  # the flags' values, too
+        flags.settings(args)  # the flags' values, too
 
 
 def test_the_documentation_has_commands_to_check():
