@@ -83,7 +83,7 @@ def searched(tiny_config, tmp_path_factory):
     """Four trials and their confirmation; what was said."""
     out, said = tmp_path_factory.mktemp("search") / "s", []
     config = tiny_config("bert", max_steps=-1)
-    options = Options(trials=4, sampler="random", confirm_seeds=2)
+    options = Options(trials=4, sampler="random", pruner="none", confirm_seeds=2)
     return tune(config, options, out=out, say=said.append), out, said
 
 
@@ -124,9 +124,10 @@ def test_the_gain_is_told_on_rows_and_seeds_that_no_trial_saw(searched):
     assert confirmed["rows"] == 60
     for side in ("best", "start"):
         assert len(confirmed[side]["accuracies"]) == 2
-        used = runs.read_json(out / side / "environment.json")["data"]
-        assert set(used["rows"]) == {"train", "validation"}  # no test rows
-        assert used["rows"]["validation"] == 60
+        for run in confirmed[side]["runs"]:
+            used = runs.read_json(Path(run) / "environment.json")["data"]
+            assert set(used["rows"]) == {"train", "validation"}  # no test rows
+            assert used["rows"]["validation"] == 60
     low, high = confirmed["gain_ci"]
     assert low <= confirmed["gain"] <= high
     assert confirmed["gain"] == pytest.approx(confirmed["best"]["accuracy"] - confirmed["start"]["accuracy"])

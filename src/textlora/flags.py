@@ -21,6 +21,7 @@ TUNE_CHOICES = {
     "objective": "what is best on validation",
     "against": "a second objective, for a Pareto front without a pruner",
 }
+UNSAID = {"pruner": "the space's own or hyperband"}  # what a flag that isn't given stands for
 
 
 class Parser(argparse.ArgumentParser):
@@ -70,7 +71,9 @@ def _train_flags(one: Parser) -> None:
 def _tune_flags(one: Parser) -> None:
     usual = study.Options()
     one.add_argument("--trials", type=int, default=usual.trials, metavar="N", help=f"of the study [{usual.trials}]")
-    one.add_argument("--timeout", default="", metavar="T", help="for the trials: seconds, or 90s, 30m, 1.5h [none]")
+    one.add_argument(
+        "--timeout", default="", metavar="T", help="for trials and confirmation: seconds, or 90s, 30m, 1.5h [none]"
+    )
     one.add_argument(
         "--storage",
         default="",
@@ -86,7 +89,7 @@ def _tune_flags(one: Parser) -> None:
     )
     for flag, help in TUNE_CHOICES.items():
         known = " or ".join(filter(None, study.FLAGS[flag]))
-        now = getattr(usual, flag) or "none"
+        now = getattr(usual, flag) or UNSAID.get(flag, "none")
         one.add_argument(f"--{flag}", default=getattr(usual, flag), metavar="X", help=f"{help}: {known} [{now}]")
     one.add_argument(
         *("--confirm-seeds", "--confirm_seeds"),

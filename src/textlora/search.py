@@ -12,25 +12,25 @@ import logging
 import math
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from statistics import fmean
+from statistics import median
 from typing import Any
 
 import numpy as np
 
-from textlora import bases, config, metrics, predict, runs, space, study
+from textlora import bases, config, runs, space, study
 from textlora.config import Config
-from textlora.data import Data, Split
+from textlora.confirm import MARGIN, Contest, claimed, confirm
+from textlora.data import Data
 from textlora.errors import GateError, UsageError
 from textlora.halves import Halves, halved
-from textlora.paired import Gain, paired_gain
 from textlora.prepare import Prepared, Say, load_data, prepare
-from textlora.runs import Run
 from textlora.search_plots import search_plots
 from textlora.space import REFITTED, Space, Task, propose
 from textlora.study import ENDED, OUT_OF_TIME, SLOT, Options, Store, reaching
-from textlora.train import train
 from textlora.trial import FINISHED, Outcome, Shared, marks, run_trial
 
 log = logging.getLogger("textlora")
@@ -56,16 +56,19 @@ class Search:
     store: Store
     storage: str
     shared: Shared
-    until: float  # time.monotonic() at which trials must have ended
+    until: float  # time.monotonic() at which trials and the confirmation must have ended
+    texts: Callable[[Config], float]  # that a training in full sees
     say: Say
     began: float
+    opening: float  # seconds from the start to the first trial: reading rows, tokenising them, building a model
+    reserved: float = 0.0  # seconds that trials leave to the confirmation
     mine: set[int] = field(default_factory=set)  # numbers of the trials that this process ended
     waited: bool = False  # for another process's
 
     @property
     def left(self) -> float:
         """Seconds that trials have left."""
-        return self.until - time.monotonic()
+        return self.until - self.reserved - time.monotonic()
 
 
 def tune(
@@ -97,14 +100,26 @@ def tune(
     shared = Shared(halves.data, options.objective, ())
     prepared = prepare(config.checked(), say, halves.data, shared.tokenised)
     opened = space.open_space(options.space, _task(config, prepared))
-    shared.marks = marks(_texts(prepared, opened))
+    texts = partial(_texts, prepared.train.texts, float(np.mean(prepared.train.lengths)))
+    shared.marks = marks(texts(opened.short(prepared.config)))
     _open_folder(folder, overwrite, opened)
     storage = options.storage or f"sqlite:///{folder.resolve() / 'study.db'}"
     store = study.open_study(storage, options, _task_told(prepared, opened, halves, options), opened.start())
-    reserve = min(CLOSING_SECONDS, CLOSING_SHARE * options.seconds)
-    search = Search(folder, options, opened, store, storage, shared, began + options.seconds - reserve, say, began)
     del prepared  # its model: each trial builds its own
-    _say_plan(search, halves)
+    closing = min(CLOSING_SECONDS, CLOSING_SHARE * options.seconds)
+    search = Search(
+        folder=folder,
+        options=options,
+        space=opened,
+        store=store,
+        storage=storage,
+        shared=shared,
+        until=began + options.seconds - closing,
+        texts=texts,
+        say=say,
+        began=began,
+        opening=time.monotonic() - began,
+    )
     try:
         return _search(search, halves)
     finally:
@@ -113,13 +128,15 @@ def tune(
 
 def _search(search: Search, halves: Halves) -> dict[str, Any]:
     with reaching(search.storage):
+        _say_plan(search, halves)
         _trials(search)
         result = _result(search)
         confirms = search.options.confirm_seeds > 0 and _ours_to_confirm(search)
     _write(search, result)
     if confirms:
-        result["confirmed"] = _confirm(search, result, halves.other)
-        _write(search, result)
+        result["confirmed"] = _confirm(search, result["best"], halves)
+        result["seconds"] = round(time.monotonic() - search.began, 1)
+        runs.write_json(search.folder / RESULT, result)
     return result
 
 
@@ -131,12 +148,11 @@ def _task(given: Config, prepared: Prepared) -> Task:
     return Task(prepared.config, refit, shapes, len(prepared.labels), base.hub_id)
 
 
-def _texts(prepared: Prepared, opened: Space) -> float:
-    """Texts that the config from which the search starts sees in a trial."""
-    c = opened.short(prepared.config)
+def _texts(texts: int, tokens_each: float, c: Config) -> float:
+    """Texts that a training of `c` sees, where there are so many, of so many tokens on average."""
     if c.max_steps == -1:
-        return prepared.train.texts * c.num_train_epochs
-    rows = c.per_device_train_batch_size or c.batch_tokens / float(np.mean(prepared.train.lengths))
+        return texts * c.num_train_epochs
+    rows = c.per_device_train_batch_size or c.batch_tokens / tokens_each
     return c.max_steps * rows * c.gradient_accumulation_steps
 
 
@@ -186,9 +202,8 @@ def _open_folder(folder: Path, overwrite: bool, opened: Space) -> None:
 def _trials(search: Search) -> None:
     """Take waiting trials until there are none, or no time is left."""
     opened, options = search.store.study, search.options
-    pruned = {"startup_trials": 3, "warmup_texts": 0} | search.space.pruner
-    opened.pruner = study.pruner("none" if options.against else options.pruner, search.shared.marks, **pruned)
-    while search.left > search.shared.closing_seconds:
+    opened.pruner = study.pruner(_pruner(search), search.shared.marks, **search.space.pruner)
+    while _time_for_another(search):
         study.give_up_silent(opened)
         if study.count(opened, "WAITING"):
             opened.sampler = study.sampler(options.sampler, search.space.task.config.seed, options.trials, search.store)
@@ -198,9 +213,20 @@ def _trials(search: Search) -> None:
         if not others or not search.store.retries:
             break
         if not search.waited:
-            search.say(f"waiting for {others} of another process")
+            search.say(f"waiting for {_trials_of_others(others)}")
         search.waited = True
         time.sleep(POLL_SECONDS)
+
+
+def _pruner(search: Search) -> str:
+    if search.options.against:  # Optuna prunes by one objective only
+        return "none"
+    return search.options.pruner or ("median" if search.space.pruner else "hyperband")
+
+
+def _time_for_another(search: Search) -> bool:
+    search.reserved = _reserve(search)
+    return search.left > search.shared.closing_seconds
 
 
 def _next(search: Search, opened: Any) -> None:
@@ -240,7 +266,7 @@ def _one(search: Search, trial: Any) -> Any:
 
 
 def _worse(search: Search, trial: Any, score: float, texts: int) -> bool:
-    if search.options.against:  # Optuna prunes by one objective only
+    if search.options.against:
         return False
     trial.report(score, texts)
     return trial.should_prune()
@@ -352,85 +378,62 @@ def _write(search: Search, result: dict[str, Any]) -> None:
 
 def _ours_to_confirm(search: Search) -> bool:
     """Of several processes it is the one that ended the last trial; where nothing was left to do, this one."""
-    ended = [trial for trial in study.finished(search.store.study) if trial.datetime_complete]
-    last = max(ended, key=lambda trial: trial.datetime_complete).number
-    if last in search.mine or not (search.mine or search.waited):
+    trials = search.store.study.get_trials(deepcopy=False)
+    if search.store.retries and (others := study.count(search.store.study, "RUNNING")):
+        search.say(f"{_trials_of_others(others)}: the process that ends the last one confirms the winner")
+        return False
+    last = max((trial for trial in trials if ENDED in trial.user_attrs), key=lambda trial: trial.datetime_complete)
+    if last.number in search.mine or not (search.mine or search.waited):
         return True
-    search.say("the process that ended the last trial confirms the winner")
+    search.say(
+        "the process that ended the last trial confirms the winner; should it have died, this command again does it"
+    )
     return False
 
 
-def _confirm(search: Search, result: dict[str, Any], other: Split) -> dict[str, Any]:
-    """Train the winner and the start's config on seeds that the search hasn't seen; judge both on `other`."""
-    seeds = search.options.confirm_seeds
-    first = search.space.task.config.seed + 1
-    search.say(
-        f"confirming: the best trial's config and the one it started from, seeds {first} to {first + seeds - 1}, "
-        f"judged on the {len(other)} validation rows that no trial has seen"
+def _confirm(search: Search, best: dict[str, Any], halves: Halves) -> dict[str, Any] | None:
+    """As `confirm`, unless another process is at it in the same folder."""
+    start = search.space.task.config
+    contest = Contest(
+        folder=search.folder,
+        best=_full(search, best),
+        start=start,
+        seeds=range(start.seed + 1, start.seed + 1 + search.options.confirm_seeds),
+        halves=halves,
+        objective=search.options.objective,
+        pair_seconds=_pair_seconds(search),
+        left=lambda: search.until - time.monotonic(),
+        say=search.say,
     )
-    configs = {"best": _full(search, result["best"]), "start": search.space.task.config}
-    sides: dict[str, Side] = {}
-    for name, one in configs.items():
-        same = _plain(one) == _plain(configs["best"]) and "best" in sides
-        known = sides["best"] if same else None
-        sides[name] = known or _side(search, search.folder / name, replace(one, seed=first, seeds=seeds), other)
-        each = ", ".join(f"{accuracy:.4f}" for accuracy in sides[name].told()["accuracies"])
-        search.say(f"  {name + '.toml':<10}  accuracy {each}" + ("  (the very config)" if known else ""))
-    gain = paired_gain(sides["start"].right_SN, sides["best"].right_SN)
-    claimed = result["best"][search.options.objective] - sides["start"].seen
-    confirmed = {
-        "seeds": list(range(first, first + seeds)),
-        "rows": len(other),
-        "start": sides["start"].told(),
-        "best": sides["best"].told(),
-        "claimed_gain": claimed if search.options.objective == "accuracy" else None,
-        "gain": gain.gain,
-        "gain_ci": [gain.low, gain.high],
-    }
-    return confirmed | {"words": _words(confirmed, gain, result, sides["start"].seen, search)}
+    with claimed(search.folder) as ours:
+        if not ours:
+            search.say("another process confirms the winner in this folder")
+        return confirm(contest, best) if ours else None
 
 
-@dataclass(frozen=True)
-class Side:
-    """Several seeds of one config: which rows of the unseen half each has right, (S, N), and means on both halves."""
+def _reserve(search: Search) -> float:
+    """Seconds kept for the confirmation: as many seeds of both as fit into half of the time, by the pace of the trials.
 
-    right_SN: np.ndarray
-    seen: float  # the objective's mean on the trials' half
-    folders: list[str]
-
-    def told(self) -> dict[str, Any]:
-        accuracies = self.right_SN.mean(1).tolist()
-        return {"accuracy": fmean(accuracies), "accuracies": accuracies, "seen": self.seen, "runs": self.folders}
+    Nothing before a trial has finished: there is no pace yet, and nothing to confirm.
+    """
+    if math.isinf(search.options.seconds) or not _scored(search):
+        return 0.0
+    pair = _pair_seconds(search)
+    return pair * min(search.options.confirm_seeds, int(search.options.seconds / 2 / pair))
 
 
-def _side(search: Search, folder: Path, one: Config, other: Split) -> Side:
-    """Train where it isn't done yet, then judge."""
-    run = Run(folder)
-    known = _settings(run) == _plain(one)
-    if not (run.finished and known):
-        train(one, rows=search.shared.data, out=folder, overwrite=not known, resume=known, say=log.debug)
-    folders = [folder, *sorted(path for path in (folder / "seeds").glob("*") if path.is_dir())]
-    seen = fmean(Run(path).summary()[f"best_validation_{search.options.objective}"] for path in folders)
-    right = np.stack([_right(path, one, other) for path in folders])
-    return Side(right, seen, [str(path) for path in folders])
+def _pair_seconds(search: Search) -> float:
+    """What training a new seed of the best trial's config and of the start's takes, as far as trials tell."""
+    rows = [trial.user_attrs for trial in _scored(search)]
+    pace = median(row["seconds"] / row["texts"] for row in rows)
+    best = max(rows, key=lambda row: row[search.options.objective])
+    start = search.space.task.config
+    return MARGIN * sum(_run_seconds(search, one, pace) for one in (_full(search, best), start))
 
 
-def _settings(run: Run) -> dict[str, Any]:
-    return _plain(run.config()) if run.config_file.is_file() else {}
-
-
-def _plain(one: Config) -> dict[str, Any]:
-    """Settings but for the seed: the best seed's run says which it was."""
-    return {key: value for key, value in one.to_dict().items() if key not in ("seed", "seeds", "time_limit")}
-
-
-def _right(folder: Path, one: Config, rows: Split) -> np.ndarray:
-    """Which of `rows` the run has right: (N,) bool."""
-    weights = "" if one.base_weights.startswith("random:") else one.base_weights
-    predictor = predict.load(folder, base_weights=weights, tokenizer=one.tokenizer)
-    probabilities = predict.probabilities(predictor.predict_logits(rows.texts))
-    metrics.score(rows.labels, probabilities, predictor.labels)  # raises for what is no probability
-    return probabilities.argmax(1) == rows.labels
+def _run_seconds(search: Search, one: Config, pace: float) -> float:
+    """Of a training in full: as the search's opening, then by the text."""
+    return search.opening + min(one.time_limit_seconds or math.inf, pace * search.texts(one))
 
 
 # ----------------------------------------------------------------------------------------------------- lines for people
@@ -441,8 +444,9 @@ def _say_plan(search: Search, halves: Halves) -> None:
     say(
         f"search: space {search.space.name}, {len(search.space.domains)} parameters, {options.trials} trials"
         + (f" within {options.seconds:.0f} s" if math.isfinite(options.seconds) else "")
+        + (f" with {options.confirm_seeds} seeds to confirm" if options.confirm_seeds else "")
         + f", sampler {options.sampler}, "
-        + ("two objectives: no pruner" if options.against else f"pruner {options.pruner}")
+        + ("two objectives: no pruner" if options.against else f"pruner {_pruner(search)}")
     )
     say(
         f"  trials are compared on {len(halves.data.validation)} validation rows, the gain is told on the other "
@@ -472,6 +476,10 @@ def _say_trial(search: Search, trial: Any, told: dict[str, Any]) -> None:
     )
 
 
+def _trials_of_others(count: int) -> str:
+    return f"{count} trial{'s' * (count > 1)} of other processes"
+
+
 def _scored(search: Search) -> list[Any]:
     return [t for t in study.finished(search.store.study) if t.user_attrs.get(ENDED) == FINISHED]
 
@@ -484,32 +492,3 @@ def _eta(search: Search, done: int) -> str:
     """How long the rest takes if it goes on like that, or what the time limit leaves."""
     seconds = (time.monotonic() - search.began) / done * max(0, search.options.trials - done)
     return f"{min(seconds, max(0.0, search.left)):.0f} s left"
-
-
-def _words(confirmed: dict[str, Any], gain: Gain, result: dict[str, Any], seen: float, search: Search) -> list[str]:
-    """The gain in sentences, in points of accuracy."""
-    objective, seeds, rows = search.options.objective, len(confirmed["seeds"]), confirmed["rows"]
-    trial = result["best"]
-    mean, low, high = (f"{round(100 * value, 1) + 0.0:+.1f}" for value in gain)
-    first = (
-        f"Where trials were compared ({len(search.shared.data.validation)} rows): {objective} {trial[objective]:.4f} "
-        f"of trial {trial['number']}, {seen:.4f} of what it started from (mean of {_times(seeds)})."
-    )
-    second = (
-        f"On the other {rows} rows, {_times(seeds)} each: accuracy {confirmed['best']['accuracy']:.4f} and "
-        f"{confirmed['start']['accuracy']:.4f}, a gain of {mean} points ({low} to {high} at 95 %)"
-    )
-    second += "." if gain.low > 0 else "; worse." if gain.high < 0 else ": no gain is shown, the interval holds 0."
-    return [first, second, *_survives(confirmed["claimed_gain"], gain)]
-
-
-def _survives(claimed: float | None, gain: Gain) -> list[str]:
-    if claimed is None:
-        return []
-    if claimed <= 0:
-        return ["The search itself found no gain."]
-    return [f"Of the {100 * claimed:.1f} points that the search saw, {100 * gain.gain / claimed:.0f} % survive."]
-
-
-def _times(seeds: int) -> str:
-    return "1 new seed" if seeds == 1 else f"{seeds} new seeds"

@@ -22,7 +22,7 @@ from textlora.errors import ResourceError, UsageError, closest
 
 FLAGS = {
     "sampler": ("tpe", "random"),
-    "pruner": ("median", "hyperband", "none"),
+    "pruner": ("", "hyperband", "median", "none"),  # "": median where the space says how, else hyperband
     "objective": ("accuracy", "f1_macro"),
     "against": ("", "parameters", "seconds"),
 }
@@ -42,12 +42,12 @@ class Options:
     """What a search is asked for; all but `heartbeat` are flags."""
 
     trials: int = 20  # of the study, whichever processes do them
-    timeout: str = ""  # for the trials: seconds, or 90s, 30m, 1.5h
+    timeout: str = ""  # for trials and confirmation: seconds, or 90s, 30m, 1.5h
     storage: str = ""  # "": OUT/study.db
     study_name: str = "textlora"
     space: str = "budget"
     sampler: str = "tpe"
-    pruner: str = "median"
+    pruner: str = ""
     objective: str = "accuracy"
     against: str = ""
     confirm_seeds: int = 3
@@ -280,14 +280,17 @@ def retried(study: Any, number: int) -> list[int]:
 def importances(study: Any, objective: int | None) -> dict[str, float]:
     """What share of the differences in score goes with each parameter, by Optuna's usual way; {} for too few trials.
 
-    `objective` is which of several.
+    `objective` is which of several, one that is to be high.
     """
     optuna = import_optuna()
     scored = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
     if len(scored) < FEWEST_TO_WEIGH or len({trial.values[0] for trial in scored}) < 2:
         return {}
-    target = None if objective is None else lambda trial: trial.values[objective]
-    return dict(optuna.importance.get_param_importances(study, target=target))
+    if objective is None:
+        return dict(optuna.importance.get_param_importances(study))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it says that it looks for what makes a target low
+        return dict(optuna.importance.get_param_importances(study, target=lambda trial: -trial.values[objective]))
 
 
 def give_up_silent(study: Any) -> None:
@@ -310,11 +313,16 @@ def sampler(kind: str, seed: int, trials: int, store: Store) -> Any:
     return optuna.samplers.TPESampler(seed=mixed, multivariate=True, constant_liar=True, n_startup_trials=startup)
 
 
-def pruner(kind: str, marks: Sequence[int], startup_trials: int, warmup_texts: int) -> Any:
-    """A pruner that compares trials at `marks`, numbers of texts seen."""
+def pruner(kind: str, marks: Sequence[int], startup_trials: int = 3, warmup_texts: int = 0) -> Any:
+    """A pruner that compares trials at `marks`, numbers of texts seen.
+
+    Of Hyperband's brackets it is the most eager one, which is successive halving: a search has too few trials to fill
+    several (replayed on 20 curves they cost twice as much, docs/log.md). The best quarter of those so far go on at the
+    first mark, and again at four times that.
+    """
     pruners = import_optuna().pruners
     if kind == "none":
         return pruners.NopPruner()
     if kind == "hyperband":
-        return pruners.HyperbandPruner(min_resource=marks[0], max_resource=marks[-1], reduction_factor=3)
+        return pruners.SuccessiveHalvingPruner(min_resource=marks[0], reduction_factor=4)
     return pruners.MedianPruner(n_startup_trials=startup_trials, n_warmup_steps=warmup_texts)

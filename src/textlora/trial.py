@@ -180,7 +180,8 @@ def _quiet(_: str) -> None:
 def marks(texts: float) -> list[int]:
     """Texts seen at which trials are compared, where the config that a search starts from sees `texts` in all.
 
-    Often at first, when the hopeless show; each costs a look at the trials' half of validation.
+    Often at first, when the hopeless show, but after a recipe's warm-up; each costs a look at the trials' half of
+    validation. Multiples of the first, as study.pruner's rungs are.
     """
-    shares = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
-    return sorted({max(1, math.ceil(share * texts)) for share in shares})
+    first = max(1, math.ceil(texts / 12))
+    return [first * times for times in (1, 2, 4, 8, 12)]
