@@ -317,7 +317,7 @@ def pruner(kind: str, marks: Sequence[int], startup_trials: int = 3, warmup_text
     """A pruner that compares trials at `marks`, numbers of texts seen.
 
     Of Hyperband's brackets it is the most eager one, which is successive halving: a search has too few trials to fill
-    several (replayed on 20 curves they cost twice as much, docs/log.md). The best quarter of those so far go on at the
+    several (in replays they cost nearly twice as much, docs/log.md). The best quarter of those so far go on at the
     first mark, and again at four times that.
     """
     pruners = import_optuna().pruners
