@@ -46,13 +46,15 @@ def main() -> None:
     parser.add_argument("--gold-column", required=True)
     parser.add_argument("--text-column", default="text")
     parser.add_argument("--label-column", default="label")
+    parser.add_argument("--label-shares", default="", help="as `textlora data suspects` takes it: equal, or JSON")
     args = parser.parse_args()
     with Path(args.file).open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         source = without_gold(rows, args.text_column, args.label_column, folder)
-        found = suspects.find(source, config.load("minilm-fast"), say=lambda line: print(line, file=sys.stderr))
+        told = config.load("minilm-fast", {"label_shares": args.label_shares})
+        found = suspects.find(source, told, say=lambda line: print(line, file=sys.stderr))
     seconds = time.perf_counter() - start
     gold = [row[args.gold_column] for row in rows]
     by_margin = sorted(found.suspects, key=lambda one: one.score - one.probability)

@@ -131,13 +131,15 @@ def test_a_run_has_the_shares_and_nothing_more(rows, trained, tiny_base):
     with (CORPUS / "test.csv").open(newline="", encoding="utf-8") as file:
         texts = [row["text"] for row in csv.DictReader(file)]
     after, before = (predict.load(run, **loading).predict_logits(texts) for run in (with_them, without))
-    told = [json.loads(TOLD)[label] for label in predict.load(with_them, **loading).labels]
-    assert softmax(after.astype(float), axis=1).mean(0) == pytest.approx(told, abs=1e-3)
+    wanted = [json.loads(TOLD)[label] for label in predict.load(with_them, **loading).labels]
+    assert softmax(after.astype(float), axis=1).mean(0) == pytest.approx(wanted, abs=1e-3)
     moved = after - before
     np.testing.assert_allclose(moved, np.broadcast_to(moved[0], moved.shape), atol=1e-4)  # offsets, nothing else
-    counts = [json.loads((run / "summary.json").read_text())["trainable_parameters"] for run in (with_them, without)]
-    assert counts[0] == counts[1]
-    assert runs.label_shares(with_them) == pytest.approx(told)  # what --label-shift starts from
+    told, plain = (json.loads((run / "summary.json").read_text()) for run in (with_them, without))
+    assert told["trainable_parameters"] == plain["trainable_parameters"]
+    assert len(told["verdict"]) == len(plain["verdict"]) + 1
+    assert "shares were told" in told["verdict"][1]
+    assert runs.label_shares(with_them) == pytest.approx(wanted)  # what --label-shift starts from
 
 
 def test_what_can_t_be_done_is_refused_before_training(rows, tiny_config, tmp_path):

@@ -252,6 +252,8 @@ def _finish(
         cut=prepared.validation.cut,
     )
     lines = verdict(report, rows.labels, probabilities, beaten, _next_command(run, prepared))
+    if prepared.label_shares is not None:
+        lines.insert(1, "The labels' shares were told: by the given labels, which lean, this may read too low.")
     summary = _summary(prepared, report, meter, beaten, running, began)
     summary |= {"temperature": temperature, "verdict": lines}
     run.write("summary.json", summary)
