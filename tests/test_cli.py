@@ -383,6 +383,16 @@ def test_predict_kaggle_is_id_and_label_in_order(ask, run, loading, tmp_path):
     assert [int(line[1]) for line in lines] == [result["label_id"] for result in classified]
 
 
+def test_classify_and_predict_scale_the_adapters_alike(ask, run, loading, tmp_path):
+    (tmp_path / "in.txt").write_text("Rain stops play\n")
+    flags = [*loading, "--adapter-scale", "0.5"]
+    ask("predict", run, *flags, "--input", tmp_path / "in.txt", "--output", tmp_path / "half.jsonl")
+    (half,) = ask("classify", run, "Rain stops play", *flags, "--json").json["results"]
+    (usual,) = ask("classify", run, "Rain stops play", *loading, "--json").json["results"]
+    written = json.loads((tmp_path / "half.jsonl").read_text())
+    assert written["probabilities"] == half["probabilities"] != usual["probabilities"]
+
+
 def test_predict_is_named_as_the_seed_named_it_where_no_output_is_given(ask, run, loading, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.txt").write_text("one\ntwo\n")
@@ -746,6 +756,9 @@ BAD_INPUT = {
     "damaged tokenizer": (f"classify {{no_tokenizer_adapter}} text {ON}", 6, "can't be read"),
     "no text": (f"classify {{run}} {ON}", 2, "TEXT"),
     "empty text on the command line": (f"classify {{run}} good '' {ON}", 3, "text 2 is empty"),
+    "adapters scaled too far": (f"classify {{run}} text {ON} --adapter-scale 3", 2, "from 0 to 2, got 3"),
+    "a scale that is none": (f"{PREDICT} --input {{good_csv}} --adapter-scale half", 2, "invalid float value: 'half'"),
+    "no scale at all": (f"{EVALUATE} --data {{good_csv}} --adapter-scale nan", 2, "from 0 to 2, got nan"),
     "a flag of training": ("classify {run} text --precision fp32", 2, "did you mean --precise"),
     "no --data": (EVALUATE, 2, "--data"),
     "split not there": (f"{EVALUATE} --data {{no_test}} --split test", 2, "has no split 'test'"),

@@ -14,6 +14,7 @@ from textlora.baseline import Baseline
 from textlora.errors import DataError, UsageError
 from textlora.evaluate import Report, evaluate, verdict
 from textlora.longtext import Cut
+from textlora.tables import report_table
 
 
 @pytest.fixture
@@ -51,6 +52,22 @@ def test_abstaining_and_slices_are_of_the_same_rows(run, loading):
     by_label = {row["slice"]: row["accuracy"] for row in report["slices"][2]["rows"]}
     assert by_label == {row["label"]: row["recall"] for row in report["per_class"]}
     assert json.loads((run / "evaluation" / "report.json").read_text())["splits"]["test"] == report
+
+
+def test_scaled_adapters_are_another_classifier_whose_report_stands_apart(run, loading):
+    usual = evaluate(run, "mini-news", "validation", **loading).to_dict()
+    card = (run / "adapter" / "README.md").read_text()
+    scaled = evaluate(run, "mini-news", "validation", adapter_scale=0.5, **loading).to_dict()
+    predictor = predict.load(run, adapter_scale=0.5, **loading)
+    rows = data.load_split("mini-news", "validation", label_names=predictor.labels)
+    assert scaled["loss"] == metrics.score(rows.labels, predictor.predict_proba(rows.texts), predictor.labels).loss
+    assert (usual["adapter_scale"], scaled["adapter_scale"]) == (1, 0.5)
+    assert report_table(scaled).splitlines()[0] == f"{report_table(usual).splitlines()[0]}, adapters times 0.5"
+    written = json.loads((run / "evaluation" / "report.json").read_text())
+    assert written["splits"]["validation"] == usual
+    assert written["adapter_scale"]["validation"] == scaled
+    assert (run / "adapter" / "README.md").read_text() == card
+    predict.load(run, **loading)  # still sealed
 
 
 def test_robustness_is_of_the_same_rows_changed_and_one_reading(run, loading):

@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import FAMILIES
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 
 import textlora
 from textlora import bases, budget, data, engine, predict, tokens
@@ -314,6 +315,54 @@ def test_precise_is_pefts_own_model_to_the_bit(trained, tiny_base, texts):
 def test_precise_in_another_precision_is_refused(trained):
     with pytest.raises(UsageError, match="precise is fp32, precision says bf16"):
         predict.load(trained("bert"), precise=True, precision="bf16")
+
+
+# ------------------------------------------------------------------------------------------------- scaled adapters
+
+
+@pytest.mark.parametrize("precise", [True, False])
+def test_adapters_at_scale_1_are_as_trained_and_at_0_switched_off(trained, tiny_base, texts, precise):
+    run, base = trained("bert"), str(tiny_base("bert"))
+    how = {"base_weights": base, "precise": precise, "precision": "fp32"}
+    usual, one, none = (predict.load(run, **how, **at) for at in ({}, {"adapter_scale": 1.0}, {"adapter_scale": 0.0}))
+    some = usual.tokens(texts[:30])
+    np.testing.assert_array_equal(one.predict_logits(some), usual.predict_logits(some))
+    off = models.load(run / "adapter", base_weights=base, dtype=torch.float32).model
+    for module in off.modules():  # PEFT's disable_adapter would take the trained head, too
+        if isinstance(module, LoraLayer):
+            module.enable_adapters(False)
+    expected = predict.logits(off, some, laws.pad_id(off))
+    np.testing.assert_allclose(none.predict_logits(some), expected, atol=1e-5)
+    assert np.abs(expected - usual.predict_logits(some)).max() > 1e-3
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.25, 1.5, 2.0])
+def test_merged_matrices_move_along_the_line_from_base_to_adapter(tiny_config, scale):
+    """Scaled then merged is merged then scaled; what is trained but added to nothing stays."""
+
+    def matrices(factor: float) -> dict[str, torch.Tensor]:
+        network = stirred(tiny_config("bert", bias="all", bag_of_tokens=True, budget=10**6), embeddings=True)
+        models.scale_adapters(network, factor)
+        return dict(models.merged(network, torch.float32).named_parameters())
+
+    off, trained, found = matrices(0.0), matrices(1.0), matrices(scale)
+    moved = [name for name in off if not torch.equal(off[name], trained[name])]
+    assert moved
+    assert not any(name.startswith(("classifier", "bag_of")) or name.endswith("bias") for name in moved)
+    assert "embeddings.word_embeddings.weight" in moved
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, off[name] + scale * (trained[name] - off[name]), atol=1e-6, rtol=1e-5)
+
+
+def test_dora_has_no_scale(tiny_config):
+    with pytest.raises(UsageError, match="DoRA has no scale"):
+        models.scale_adapters(stirred(tiny_config("bert", use_dora=True, budget=10**6)), 0.5)
+
+
+@pytest.mark.parametrize("scale", [-0.1, 2.1, float("nan"), float("inf")])
+def test_a_scale_out_of_range_is_refused(trained, scale):
+    with pytest.raises(UsageError, match="--adapter-scale must be from 0 to 2, got"):
+        predict.load(trained("bert"), adapter_scale=scale)
 
 
 # ---------------------------------------------------------------------------------------------- one chunk ahead

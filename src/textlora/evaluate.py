@@ -46,6 +46,7 @@ class Report:
     warnings: tuple[str, ...] = ()
     flips: Flips | None = None  # what rounding changed; None where nothing is rounded, or in training
     shift: Shift | None = None  # other shares of labels than in training, where they were looked for
+    adapter_scale: float = 1.0  # of `predict.load`
     abstain: dict[str, Any] | None = None  # metrics.abstaining, where that was asked for
     slices: tuple[dict[str, Any], ...] = ()  # slices.table for each way that was asked for
     robustness: tuple[dict[str, Any], ...] = ()  # `robustness_of`, where that was asked for
@@ -63,6 +64,7 @@ class Report:
             "warnings": list(self.warnings),
             "flips": self.flips and self.flips.to_dict(),
             "label_shift": self.shift and self.shift.to_dict(),
+            "adapter_scale": self.adapter_scale,
             "abstain": self.abstain,
             "slices": list(self.slices),
             "robustness": list(self.robustness),
@@ -122,6 +124,7 @@ def evaluate(
         warnings=overlap(run, rows),
         flips=_flips(logits, tokens, run, loading) if predictor.rounded else None,
         shift=found,
+        adapter_scale=predictor.adapter_scale,
         abstain_below=abstain_below,
         groups=groups,
         robustness=robustness_of(predictor, rows, probabilities, say) if robustness else (),
@@ -144,6 +147,7 @@ def judge(
     warnings: tuple[str, ...] = (),
     flips: Flips | None = None,
     shift: Shift | None = None,
+    adapter_scale: float = 1.0,
     abstain_below: float | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
     robustness: tuple[dict[str, Any], ...] = (),
@@ -164,6 +168,7 @@ def judge(
         warnings=warnings,
         flips=flips,
         shift=shift,
+        adapter_scale=adapter_scale,
         abstain=None if abstain_below is None else metrics.abstaining(rows.labels, probabilities, abstain_below),
         slices=tuple(slices.table(by, names, correct) for by, names in (groups or {}).items()),
         robustness=robustness,
@@ -206,13 +211,13 @@ def _flips(fast_NC: np.ndarray, tokens: Tokens, run: str | Path, loading: dict[s
 def _write(report: Report, home: Run) -> None:
     """report.json holds one report for each split; pictures carry the split in their names.
 
-    A report with a label shift stands apart in it: its figures are of another classifier than the one that was saved.
+    One with a label shift or scaled adapters stands apart: its figures are of another classifier than was saved.
     """
     path = home.evaluation / REPORT
     known = runs.read_json(path) if path.is_file() else {}
-    kind = "label_shift" if report.shift else "splits"
+    kind = "label_shift" if report.shift else "splits" if report.adapter_scale == 1 else "adapter_scale"
     runs.write_json(path, {"splits": {}} | known | {kind: known.get(kind, {}) | {report.split: report.to_dict()}})
-    if report.shift:
+    if kind != "splits":
         return
     with runs.storing(home.evaluation):
         plots.evaluation_plots(report.scores.to_dict(), report.split, home.evaluation)

@@ -121,6 +121,7 @@ def _evaluate_flags(one: Parser) -> None:
     _rows_flags(one)
     one.add_argument("--out", default="", metavar="DIR", help="where the report goes [the run]")
     _shift_flag(one)
+    _scale_flag(one)
     _abstain_flag(one)
     one.add_argument(
         "--slice",
@@ -132,6 +133,11 @@ def _evaluate_flags(one: Parser) -> None:
     )
     words = "also judge the rows with their texts changed: typos, case, halves, headlines, an added sentence"
     one.add_argument("--robustness", action="store_true", help=words)
+
+
+def _scale_flag(one: Parser) -> None:
+    help = "multiply what the adapters add to the base: 0 is the base under the trained head, 2 the most [1]"
+    one.add_argument("--adapter-scale", "--adapter_scale", type=float, default=1.0, metavar="S", help=help)
 
 
 def _abstain_flag(one: Parser) -> None:
@@ -177,6 +183,7 @@ def _shift_flag(one: Parser) -> None:
 def _classify_flags(one: Parser) -> None:
     _run_flags(one)
     one.add_argument("texts", nargs="+", metavar="TEXT")
+    _scale_flag(one)
     _abstain_flag(one)
     one.add_argument("--explain", action="store_true", help="the words that moved each decision, strongest first")
 
@@ -203,6 +210,7 @@ def _predict_flags(one: Parser) -> None:
     _abstain_flag(one)
     one.add_argument("--overwrite", action="store_true", help="replace an existing output")
     _shift_flag(one)
+    _scale_flag(one)
 
 
 def _inspect_flags(one: Parser) -> None:

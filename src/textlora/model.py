@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -405,6 +406,18 @@ def scale_head(model: PeftModel, factor: float) -> None:
     with torch.no_grad():
         for parameter in last_linear(model).parameters():
             parameter.mul_(factor)
+
+
+def scale_adapters(model: PeftModel, factor: float) -> None:
+    """Multiply what the adapters add to their matrices by `factor`. Head, bag of tokens and trained biases stay.
+
+    Raises UsageError for DoRA, whose magnitudes would still be the trained ones at 0.
+    """
+    if model.peft_config["default"].use_dora:  # type: ignore[union-attr]
+        raise UsageError("an adapter with DoRA has no scale: its magnitudes aren't added", "leave --adapter-scale out")
+    for module in model.modules():
+        if isinstance(module, LoraLayer):  # its scale_layer passes over embeddings (PEFT 0.21)
+            module.scaling.update({name: factor * usual for name, usual in module.scaling.items()})
 
 
 def shift_head(model: PeftModel, offsets_C: np.ndarray) -> None:

@@ -34,6 +34,7 @@ from textlora.tokens import Collator, Tokens, load_tokenizer, sorted_batches, to
 log = logging.getLogger("textlora")
 Item = TypeVar("Item")
 BATCH_TOKENS = 4096  # of a prediction batch: no gradients to keep, so larger than training's
+MOST_SCALE = 2  # of adapters: beyond it nobody looked
 DEFAULT_OUTPUT = "inference_output.csv"
 NO_LABEL = {"label": "", "label_id": None}  # of a text on which the classifier abstains
 FORMATS = ("csv", "kaggle", "jsonl", "parquet")
@@ -72,6 +73,7 @@ class Predictor:
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
     settings: AdapterSettings
+    adapter_scale: float = 1.0  # what was asked of `load`
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -163,13 +165,19 @@ def load(
     allow_other_base: bool = False,
     precision: str = "auto",
     precise: bool = False,
+    adapter_scale: float = 1.0,
 ) -> Predictor:
     """The Predictor of a run folder or of a bare adapter folder.
 
     Adapters are merged into the base in fp32, rounded once to what `precision` says, and run on the engine where it
     covers them. `precise` is the reference instead: PEFT's own model in fp32, on Hugging Face's modules.
+    `adapter_scale` multiplies what the adapters add to the base, before that rounding: 1 as trained, 0 the base alone
+    under the trained head; up to 2.
     Raises UsageError if `run` is neither or its base's weights are others, DamagedError if its files don't fit.
     """
+    if not 0 <= adapter_scale <= MOST_SCALE:
+        fix = "1 is as trained, 0 leaves the adapters out"
+        raise UsageError(f"--adapter-scale must be from 0 to {MOST_SCALE}, got {adapter_scale:g}", fix)
     if precise and precision not in ("auto", "fp32"):
         raise UsageError(f"precise is fp32, precision says {precision}", "give one of the two")
     loaded = model.load(
@@ -179,11 +187,13 @@ def load(
         allow_other_base=allow_other_base,
         dtype=torch.float32,
     )
+    if adapter_scale != 1:
+        model.scale_adapters(loaded.model, adapter_scale)
     network: nn.Module = loaded.model
     if not precise:
         network = model.merged(loaded.model, device.compute_dtype(precision))
         engine.use(network, "auto", log.debug)
-    return Predictor(network, load_tokenizer(loaded.tokenizer_folder), loaded.settings)
+    return Predictor(network, load_tokenizer(loaded.tokenizer_folder), loaded.settings, adapter_scale)
 
 
 def classify(model: nn.Module, tokenizer: PreTrainedTokenizerBase, text: str) -> str:

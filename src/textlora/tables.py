@@ -85,6 +85,8 @@ def report_table(report: Result) -> str:
     """A report's headline and its class table."""
     low, high = report["accuracy_ci"]
     lines = [f"{report['split']}: accuracy {report['accuracy']:.4f} (95 % {low:.4f} to {high:.4f}), {report['n']} rows"]
+    if report["adapter_scale"] != 1:
+        lines[0] += f", adapters times {report['adapter_scale']:g}"
     for mean, ending in (("weighted", ""), ("macro", "_macro")):
         named = "  ".join(f"{name} {report[name.lower() + ending]:.4f}" for name in ("Precision", "Recall", "F1"))
         lines.append(f"{mean:<8}  {named}")

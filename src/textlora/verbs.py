@@ -33,6 +33,7 @@ from textlora.tables import (
     times,
 )
 
+LOADING = ("base_weights", "tokenizer", "allow_other_base", "precise", "adapter_scale")
 STRONGEST = 8  # words that `classify --explain` prints of a text
 HEADLINE = "Chip maker lifts its forecast as orders for satellite phones double"
 TUNED = tuple(field.name for field in fields(study.Options) if field.name != "heartbeat")
@@ -352,4 +353,5 @@ def bench(args: argparse.Namespace) -> Result:
 
 
 def _loading(args: argparse.Namespace) -> dict[str, Any]:
-    return {key: getattr(args, key) for key in ("base_weights", "tokenizer", "allow_other_base", "precise")}
+    """The flags that `predict.load` heeds, of those that the verb has."""
+    return {key: getattr(args, key) for key in LOADING if key in args}
