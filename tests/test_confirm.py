@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("optuna", reason="the extra `tune` isn't installed: no search is tested")
-
 from textlora import confirm, runs, search
 from textlora.config import Config
 from textlora.confirm import Contest
-from textlora.study import Options
+from textlora.study import ENDED, Options
+
+optuna = pytest.importorskip("optuna", reason="the extra `tune` isn't installed: no search is tested")
 
 LOCKS = "import sqlite3, sys, time; c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
 LOCKS += "c.execute('BEGIN EXCLUSIVE'); print('locked', flush=True); time.sleep(60)"
+STATES = {"finished": optuna.trial.TrialState.COMPLETE, "time": optuna.trial.TrialState.FAIL}
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def contest(tmp_path):
         seeds=range(1, 4),
         halves=SimpleNamespace(data=rows),  # type: ignore[arg-type]
         objective="accuracy",
-        pair_seconds=40,
+        run_seconds=20,
         left=lambda: float("inf"),
         say=lambda _: None,
     )
@@ -130,3 +131,25 @@ def test_at_most_half_of_the_time_is_kept_for_the_confirmation(monkeypatch, time
     monkeypatch.setattr(search, "_scored", lambda _: [None] * scored)
     monkeypatch.setattr(search, "_pair_seconds", lambda _: pair)
     assert search._reserve(SimpleNamespace(options=Options(timeout=timeout))) == seconds  # type: ignore[arg-type]
+
+
+def test_the_process_that_ended_the_last_trial_confirms_and_not_while_others_run():
+    made = optuna.create_study()
+
+    def ends(how: str) -> int:
+        trial = made.ask()
+        trial.set_user_attr(ENDED, how)
+        made.tell(trial, None if how == "time" else 0.5, state=STATES[how])
+        return trial.number
+
+    def confirms(mine: set[int], waited: bool = False) -> bool:
+        store = SimpleNamespace(study=made, retries=True)
+        return search._ours_to_confirm(SimpleNamespace(store=store, mine=mine, waited=waited, say=print))  # type: ignore[arg-type]
+
+    first, last = ends("finished"), ends("time")  # the second was stopped by its process's time limit
+    assert confirms({last})
+    assert not confirms({first})
+    assert confirms(set())  # of a search that was done already
+    assert not confirms(set(), waited=True)
+    made.ask()  # another process's
+    assert not confirms({last})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import shutil
 import signal
@@ -21,12 +22,15 @@ import pytest
 
 from textlora import cli, runs
 from textlora import config as configs
+from textlora import search as search_module
 from textlora import study as studies
+from textlora import trial as trials
 from textlora.data import Data, Split
 from textlora.errors import BudgetError, DataError, ResourceError, UsageError
 from textlora.halves import halved
-from textlora.search import tune
+from textlora.search import Search, tune
 from textlora.study import Options
+from textlora.tables import search_table
 
 optuna = pytest.importorskip("optuna", reason="the extra `tune` isn't installed: no search is tested")
 
@@ -59,6 +63,24 @@ def test_halves_are_stratified_disjoint_and_by_the_seed_alone():
     assert np.bincount(first.data.validation.labels).tolist() == [6, 4, 3]
     assert sorted(first.data.validation.texts + first.other.texts) == sorted(whole.validation.texts)
     assert first.data.test is None
+
+
+def test_near_duplicates_are_in_one_half():
+    labels = [k % 2 for k in range(40)]
+    whole = data([0, 1], labels)
+    words = [
+        f"story {k} of many words that nobody else has told {k} times in {k} ways before, they say" for k in range(40)
+    ]
+    for k in range(0, 40, 4):  # pairs of both labels and of one
+        words[k + 1 + k % 8 // 4] = words[k] + " again"
+    rows_of = replace(whole.validation, texts=words)
+    for seed in range(5):
+        found = halved(replace(whole, validation=rows_of), seed)
+        ours, others = (
+            {text.removesuffix(" again") for text in of.texts} for of in (found.data.validation, found.other)
+        )
+        assert not ours & others
+        assert abs(len(found.data.validation) - 20) <= 2
 
 
 @pytest.mark.parametrize(
@@ -191,17 +213,51 @@ def test_worse_trials_are_pruned_and_seen_texts_are_fewer(tiny_config, tmp_path)
 
 
 @pytest.mark.slow
-def test_the_time_limit_stops_a_trial_and_the_next_search_does_it_again(tiny_config, tmp_path):
-    config = tiny_config("bert", max_steps=-1, num_train_epochs=1.0)
-    options = Options(trials=40, timeout="20", confirm_seeds=0, sampler="random", pruner="none")
-    began = time.monotonic()
-    result = tune(config, options, out=tmp_path / "s", say=quiet)
-    assert time.monotonic() - began < 30
-    assert 0 < len(result["trials"]) < 40
-    assert result["waiting"] + len(result["trials"]) == 40
-    slow = replace(config, num_train_epochs=500.0)
-    with pytest.raises(UsageError, match="no trial came to its end within 8"):
-        tune(slow, replace(options, timeout="8"), out=tmp_path / "slow", say=quiet)
+def test_the_time_limit_stops_a_trial_and_the_next_search_does_it_again(tiny_config, tmp_path, monkeypatch):
+    looks: list[float] = []
+
+    def left(search: Search) -> float:
+        """Ends in the second trial, however fast the machine is."""
+        looks.extend([math.inf] if search.mine else [])
+        return 0.0 if len(looks) > 4 else math.inf
+
+    options = Options(trials=3, confirm_seeds=0, sampler="random", pruner="none")
+    monkeypatch.setattr(Search, "left", property(left))
+    result = tune(tiny_config("bert"), options, out=tmp_path / "s", say=quiet)
+    assert [row["ended"] for row in result["trials"]] == ["finished", "time"]
+    assert result["waiting"] == 1
+    with pytest.raises(UsageError, match="no trial came to its end"):
+        tune(tiny_config("bert"), options, out=tmp_path / "none", say=quiet)
+    monkeypatch.undo()
+    more = tune(tiny_config("bert"), options, out=tmp_path / "s", say=quiet)
+    assert [row["ended"] for row in more["trials"]] == ["finished", "time", "finished", "finished"]
+    assert more["waiting"] == 0
+
+
+@pytest.mark.slow
+def test_settings_that_can_not_be_trained_end_their_trial_alone(tiny_config, tmp_path, monkeypatch):
+    real, made = search_module.propose, []
+
+    def propose(trial, space):
+        made.append(trial.number)
+        if trial.number == 1:
+            raise BudgetError("one parameter too many")
+        return replace(real(trial, space), batch_tokens=8 if trial.number == 2 else 512, auto=())
+
+    def out_of_memory(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    said: list[str] = []
+    monkeypatch.setattr(search_module, "propose", propose)
+    options = Options(trials=3, confirm_seeds=0, sampler="random", pruner="none")
+    result = tune(tiny_config("bert"), options, out=tmp_path / "s", say=said.append)
+    assert [row["ended"] for row in result["trials"]] == ["finished", "infeasible", "infeasible"]
+    assert any("infeasible: one parameter too many" in line for line in said)
+    assert "batch_tokens 8 is below max_length" in result["trials"][2]["reason"]
+    assert search_table(result)
+    monkeypatch.setattr(trials, "fit", out_of_memory)
+    with pytest.raises(ResourceError, match="none of 3 trials could be trained: out of memory"):
+        tune(tiny_config("bert"), options, out=tmp_path / "full", say=quiet)
 
 
 @pytest.mark.slow

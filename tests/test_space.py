@@ -158,12 +158,33 @@ def test_a_rank_of_a_file_s_space_that_does_not_fit_becomes_the_largest_that_doe
         ("[search]\nhead = ['linear', 'round']", "head is 'round'"),
         ("[search]\nweight_decay = [0.0]\n[pruner]\nkind = 'x'", "'kind'"),
         ("[search]\nweight_decay = [0.0]\n[trial]\nsteps = 3", "'steps'"),
+        ("search = 3", "search is 3"),
+        ("trial = 3\n[search]\nweight_decay = [0.0]", "trial is 3"),
+        ("pruner = 'median'\n[search]\nweight_decay = [0.0]", "pruner is 'median'"),
+        ("[search]\nweight_decay = [0.0]\n[pruner]\nstartup_trials = -1", "startup_trials is -1"),
+        ("[search]\nweight_decay = [0.0]\n[pruner]\nwarmup_texts = '1k'", "warmup_texts is '1k'"),
+        ("[search]\nlora_r = {low = 1, high = 8, step = 0.5}", "in steps of 0.5"),
+        ("[search]\nlora_r = {low = 1, high = 8, step = 0}", "in steps of 0"),
+        ("[search]\nlora_r = {low = 1, high = 8, step = 9}", "in steps of 9"),
+        ("[search]\nlora_r = {low = 1, high = 'max'}", "no range"),
+        ("[search]\nlora_r = {low = 1, high = 8, log = 'no'}", "log true or false"),
+        ("[search]\nrank_pattern = [1, 2]", "rank_pattern is a table"),
+        ("[search]\nrank_pattern = [{'layer.0.output.dense' = 4}]", "rank_pattern is a table"),
+        ("[search]\nbatch_tokens = [64, 2048]", "batch_tokens 64 is below max_length 128"),
+        ("[search]\nbatch_tokens = [256, 2048]\nmax_length = [128, 512]", "batch_tokens 256 is below max_length 512"),
     ],
 )
 def test_what_is_wrong_with_a_space_is_said(tmp_path, text, words):
     with pytest.raises(UsageError) as caught:
         open_space(write(tmp_path, text), task())
     assert words in str(caught.value)
+
+
+def test_a_stepped_range_ends_on_a_step_and_max_is_its_end(tmp_path):
+    space_of = "[search]\nlora_r = {low = 1, high = 8, step = 3}\nlora_dropout = {low = 0.0, high = 0.25, step = 0.1}"
+    opened = open_space(write(tmp_path, space_of), task(lora_r="max"))
+    assert [domain.told()["high"] for domain in opened.domains.values()] == [7, pytest.approx(0.2)]
+    assert opened.start()["lora_r"] == 7
 
 
 def test_spaces_that_are_not_there_or_no_toml(tmp_path):
@@ -181,6 +202,9 @@ def test_a_space_that_can_not_fit_is_a_budget_error(tmp_path):
     file = write(tmp_path, "[search]\nhead = ['linear', 'low-rank']\nlora_dropout = [0.0, 0.1]")
     with pytest.raises(BudgetError, match="can't fit with head low-rank"):
         open_space(file, task(budget=10_000, bag_of_tokens=False, target_modules=["query"]))
+    file = write(tmp_path, "[search]\nhead_rank = {low = 1, high = 10_000}\nlora_dropout = [0.0, 0.1]")
+    with pytest.raises(BudgetError, match="can't fit with head_rank 10000"):
+        open_space(file, task(head="low-rank"))
 
 
 def test_a_left_to_right_base_is_read_by_its_mean_only(tiny_config):

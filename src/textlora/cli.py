@@ -15,7 +15,7 @@ from typing import Any
 
 import textlora
 from textlora import flags, verbs
-from textlora.errors import ResourceError, TextLoraError, UsageError, closest
+from textlora.errors import ResourceError, TextLoraError, UsageError, closest, is_out_of_memory
 from textlora.flags import Parser
 from textlora.printing import json_line, say
 from textlora.tables import Result
@@ -123,7 +123,7 @@ def _unforeseen(error: Exception, as_json: bool) -> int:
 def _resource(error: Exception) -> ResourceError | None:
     """Memory, disk and files that can't be used, wherever that showed; None for anything else."""
     text = str(error)
-    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text.lower():
+    if is_out_of_memory(error):
         return ResourceError("out of memory", "use smaller batches: --batch-tokens, --max-length")
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text:
         return ResourceError("the disk is full", "free some space and repeat")

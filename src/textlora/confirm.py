@@ -32,7 +32,7 @@ log = logging.getLogger("textlora")
 
 BEST, START = "best", "start"
 LOCK = "confirming.lock"
-MARGIN = 1.1  # of a pair's seconds over those of the one before: machines aren't steady
+MARGIN = 1.1  # of a run's seconds over those of the ones before: machines aren't steady
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Contest:
     seeds: range
     halves: Halves
     objective: str
-    pair_seconds: float  # expected, of a seed of both
+    run_seconds: float  # expected, of one training
     left: Callable[[], float]  # seconds
     say: Say
 
@@ -97,8 +97,8 @@ def confirm(contest: Contest, trial: dict[str, Any]) -> dict[str, Any] | None:
     seeds = _train(contest)
     if not seeds:
         say(
-            f"  no time for it: a seed of each would take about {contest.pair_seconds:.0f} s; the same command with "
-            f"--out {contest.folder} and a longer --timeout does it"
+            f"  no time for it: a seed of each takes about {contest.run_seconds * len(contest.sides):.0f} s; the same "
+            f"command with --out {contest.folder} and a longer --timeout does it"
         )
         return None
     if len(seeds) < len(asked):
@@ -114,16 +114,16 @@ def confirm(contest: Contest, trial: dict[str, Any]) -> dict[str, Any] | None:
 
 def _train(contest: Contest) -> list[int]:
     """The seeds that are trained, of both, as far as the time goes."""
-    done, expected = [], contest.pair_seconds
+    done, expected = [], contest.run_seconds
     for seed in contest.seeds:
         missing = [side for side, one in contest.sides.items() if not _finished(contest, side, seed, one)]
-        if missing and contest.left() < expected:
+        if missing and contest.left() < expected * len(missing):
             break
         began = time.monotonic()
         for side in missing:
             _train_one(contest, side, seed)
-        if len(missing) == len(contest.sides):
-            expected = MARGIN * (time.monotonic() - began)
+        if missing:
+            expected = MARGIN * (time.monotonic() - began) / len(missing)
         done.append(seed)
     return done
 

@@ -80,6 +80,12 @@ class ResourceError(TextLoraError, OSError):
         return f"{self.message}; {self.fix}" if self.fix else self.message
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, or torch on any device, says so."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
 def closest(name: str, known: Iterable[str], limit: int = 3) -> str:
     """`did you mean a, b?` for a misspelt name, or the list of what is known: the second half of an error."""
     known = list(known)

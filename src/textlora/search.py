@@ -25,13 +25,13 @@ from textlora import bases, config, runs, space, study
 from textlora.config import Config
 from textlora.confirm import MARGIN, Contest, claimed, confirm
 from textlora.data import Data
-from textlora.errors import GateError, UsageError
+from textlora.errors import GateError, ResourceError, UsageError
 from textlora.halves import Halves, halved
 from textlora.prepare import Prepared, Say, load_data, prepare
 from textlora.search_plots import search_plots
 from textlora.space import REFITTED, Space, Task, propose
 from textlora.study import ENDED, OUT_OF_TIME, SLOT, Options, Store, reaching
-from textlora.trial import FINISHED, Outcome, Shared, marks, run_trial
+from textlora.trial import FAILED, FINISHED, INFEASIBLE, Outcome, Shared, marks, run_trial
 
 log = logging.getLogger("textlora")
 
@@ -102,6 +102,8 @@ def tune(
     opened = space.open_space(options.space, _task(config, prepared))
     texts = partial(_texts, prepared.train.texts, float(np.mean(prepared.train.lengths)))
     shared.marks = marks(texts(opened.short(prepared.config)))
+    if overwrite and options.storage and _is_search(folder):  # a study in the folder goes with it
+        study.forget(options.storage, options)
     _open_folder(folder, overwrite, opened)
     storage = options.storage or f"sqlite:///{folder.resolve() / 'study.db'}"
     store = study.open_study(storage, options, _task_told(prepared, opened, halves, options), opened.start())
@@ -245,8 +247,11 @@ def _one(search: Search, trial: Any) -> Any:
     if study.surplus(search.store.study, trial.number, slot):
         raise NotScored
     _drop_retried(search, trial)
-    short = replace(search.space.short(propose(trial, search.space)), report_to=())
     folder = search.folder / "trials" / f"{trial.number:04d}"
+
+    def short() -> Config:
+        return replace(search.space.short(propose(trial, search.space)), report_to=())
+
     try:
         outcome = run_trial(short, search.shared, folder, lambda *at: _worse(search, trial, *at), lambda: search.left)
     except KeyboardInterrupt:
@@ -283,6 +288,7 @@ def _told(search: Search, outcome: Outcome, seconds: float) -> dict[str, Any]:
     plain, usual = outcome.config.to_dict(), Config().to_dict()
     return {
         ENDED: outcome.ended,
+        **({"reason": outcome.reason} if outcome.reason else {}),
         **{key: outcome.scores[key] for key in FIGURES if outcome.scores},
         "parameters": outcome.parameters,
         "texts": outcome.texts,
@@ -326,6 +332,12 @@ def _result(search: Search) -> dict[str, Any]:
 
 
 def _none_finished(search: Search, trials: list[dict[str, Any]]) -> None:
+    refused = [row for row in trials if row[ENDED] in (INFEASIBLE, FAILED)]
+    if refused and len(refused) == len(trials):
+        raise (ResourceError if any(row[ENDED] == FAILED for row in refused) else UsageError)(
+            f"none of {len(trials)} trials could be trained: {refused[0]['reason']}",
+            "smaller batches or shorter texts" if refused[0][ENDED] == FAILED else "correct the space or the recipe",
+        )
     if all(row[ENDED] == "diverged" for row in trials) and trials:
         raise GateError(
             f"all {len(trials)} trials diverged: their figures are no numbers", "search lower rates, or in fp32"
@@ -401,7 +413,7 @@ def _confirm(search: Search, best: dict[str, Any], halves: Halves) -> dict[str, 
         seeds=range(start.seed + 1, start.seed + 1 + search.options.confirm_seeds),
         halves=halves,
         objective=search.options.objective,
-        pair_seconds=_pair_seconds(search),
+        run_seconds=_pair_seconds(search) / 2,
         left=lambda: search.until - time.monotonic(),
         say=search.say,
     )
@@ -466,7 +478,9 @@ def _say_trial(search: Search, trial: Any, told: dict[str, Any]) -> None:
         "pruned": f"pruned after {told['texts']:,} of {told['texts_in_full']:,} texts",
         OUT_OF_TIME: "stopped: the time is over",
         "diverged": "diverged: no numbers",
-    }[told[ENDED]]
+        INFEASIBLE: "infeasible",
+        FAILED: "failed",
+    }[told[ENDED]] + (f": {told['reason']}" if "reason" in told else "")
     scores = [row.user_attrs[objective] for row in _scored(search)]
     scores += [told[objective]] if objective in told else []
     best = f"best {max(scores):.4f}" if scores else "none scored"

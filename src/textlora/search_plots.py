@@ -7,6 +7,7 @@ wide. These are in the style of plots.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,9 @@ def _importances(found: Result) -> Figure:
 
 
 def _slices(found: Result, scored: Sequence[Row]) -> Figure:
-    """Score over each parameter; later trials darker, the best in orange."""
+    """Score over each parameter; later trials darker, the best in orange; crosses where a trial was stopped."""
     names = list(found["domains"])
+    stopped = _stopped(found)
     rows = -(-len(names) // COLUMNS)
     figure = _figure(f"{found['objective']} over each parameter", 0.8 + 1.75 * rows)
     grid = figure.subplots(rows, COLUMNS, sharey=True, squeeze=False)
@@ -104,7 +106,10 @@ def _slices(found: Result, scored: Sequence[Row]) -> Figure:
         axes.set_axis_off()
     last = max(row["number"] for row in scored) or 1
     for axes, name in zip(grid.flat, names, strict=False):
-        at = _places(found["domains"][name], [row["params"][name] for row in scored])
+        places = partial(_places, found["domains"][name])
+        dots = {"color": GREY, "marker": "x", "s": 14, "linewidths": 0.8}
+        axes.scatter(places([row["params"][name] for row in stopped]), [row["curve"][-1][1] for row in stopped], **dots)
+        at = places([row["params"][name] for row in scored])
         shades = [0.35 + 0.65 * row["number"] / last for row in scored]
         scores = [row[found["objective"]] for row in scored]
         axes.scatter(at, scores, c=colormaps["Blues"](shades), s=22, edgecolors="none")
@@ -116,13 +121,21 @@ def _slices(found: Result, scored: Sequence[Row]) -> Figure:
     return figure
 
 
+def _stopped(found: Result) -> list[Row]:
+    """Trials that were looked at and not finished."""
+    return [row for row in found["trials"] if row["ended"] != "finished" and row["curve"]]
+
+
 def _parallel(found: Result, scored: Sequence[Row]) -> Figure:
-    """Every scored trial as a line over all parameters, darker the better; the best in orange."""
+    """Every scored trial as a line over all parameters, darker the better; the best in orange, stopped ones thin and grey."""
     names = list(found["domains"])
-    figure = _figure("Scored trials over all parameters", 5.6)
+    figure = _figure("Trials over all parameters", 5.6)
     axes = figure.subplots()
     scores = [row[found["objective"]] for row in scored]
     shade = Normalize(min(scores), max(max(scores), min(scores) + 1e-9))
+    for row in _stopped(found):
+        places = [_places(found["domains"][name], [row["params"][name]])[0] for name in names]
+        axes.plot(range(len(names)), places, color=GREY, linewidth=0.6, alpha=0.6, zorder=0)
     for row in sorted(scored, key=lambda row: row[found["objective"]]):
         best = row["number"] == found["best"]["number"]
         places = [_places(found["domains"][name], [row["params"][name]])[0] for name in names]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import resources
-from itertools import product
+from itertools import combinations, product
 from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +28,7 @@ from textlora.counts import bag_parameters, bias_parameters, has_own_head, head_
 from textlora.errors import BudgetError, UsageError, closest
 from textlora.shapes import Module, Shapes
 
+PARTS = ("search", "trial", "pruner")  # tables of a space's file
 BUDGET = "budget"  # the name of the space that is made from the base and the limit
 DEPTHS = ("lower", "middle", "upper")  # thirds of the layers
 SHARE_STEP = 0.125
@@ -85,7 +86,9 @@ class Range:
         return trial.suggest_float(name, float(self.low), float(self.high), step=self.step, log=self.log)
 
     def nearest(self, value: Any) -> Any:
-        """The value of the range that lies nearest."""
+        """The value of the range that lies nearest; of "max" its highest."""
+        if not isinstance(value, int | float):
+            return self.high
         clipped = min(max(value, self.low), self.high)
         if self.step:
             clipped = self.low + round((clipped - self.low) / self.step) * self.step
@@ -224,8 +227,9 @@ def _budget_space(task: Task) -> Space:
     domains["lora_dropout"] = Range(0.0, 0.3, step=0.05)
     domains["weight_decay"] = Range(0.0, 0.1, step=0.01)
     if c.batch_tokens:
-        sizes = {2**k for k in range(8, 13) if 2**k >= c.max_length} | {c.batch_tokens}
-        domains["batch_tokens"] = Choice(tuple(sorted(sizes)))
+        # Smaller ones take several times as long for a text (docs/log.md), and the rate is searched anyway.
+        sizes = (c.batch_tokens * 2**k // 4 for k in range(4))
+        domains["batch_tokens"] = Choice(tuple(size for size in sizes if size >= c.max_length))
     else:
         domains["per_device_train_batch_size"] = Choice(tuple(sorted({8, 16, 32, 64, c.per_device_train_batch_size})))
     if c.max_steps == -1:
@@ -356,14 +360,18 @@ def _read(name: str) -> dict[str, Any]:
 def _file_space(name: str, task: Task) -> Space:
     """A space from TOML: `[search]` has lists of values or tables of low, high, log and step; `[trial]` settings."""
     read = _read(name)
-    for key in read:
-        _known(key, ("recipe", "search", "trial", "pruner"), name, "part")
+    for key, part in read.items():
+        _known(key, ("recipe", *PARTS), name, "part")
+        if key in PARTS and not isinstance(part, dict):
+            raise UsageError(f"the space {name}: {key} is {part!r}", f"make it a table: [{key}]")
     if not read.get("search"):
         raise UsageError(f"the space {name} has no [search]", "name settings there, with values or a range")
     for key in (*read["search"], *read.get("trial", {})):
         _known(key, [n for n in config.setting_fields() if n not in FIXED], name, "setting")
-    for key in read.get("pruner", {}):
+    for key, value in read.get("pruner", {}).items():
         _known(key, ("startup_trials", "warmup_texts"), name, "pruner's setting")
+        if type(value) is not int or value < 0:
+            raise UsageError(f"the space {name}: {key} is {value!r}", "give a whole number, 0 or more")
     domains = {key: _domain(name, key, value) for key, value in read["search"].items()}
     short = config.from_dict(read.get("trial", {}))
     trial = {key: getattr(short, key) for key in read.get("trial", {})}
@@ -380,15 +388,31 @@ def _known(key: str, known: Sequence[str], name: str, what: str) -> None:
 def _domain(name: str, key: str, value: Any) -> Domain:
     """A list is a choice, a table a range; each value as the setting's type."""
     typed = partial(_value, key)
+    if config.setting_type(key) == dict[str, int]:
+        raise UsageError(f"the space {name}: {key} is a table for each module", "search lora_r, or one recipe for each")
     if isinstance(value, list) and value:
         return Choice(tuple(typed(one) for one in value))
     if not isinstance(value, dict) or not {"low", "high"} <= set(value) <= {"low", "high", "log", "step"}:
         raise UsageError(f"the space {name}: {key} is {value!r}", "give a list of values, or low and high, log, step")
-    low, high, log = typed(value["low"]), typed(value["high"]), value.get("log", False)
-    numbers = all(type(v) in (int, float) and isfinite(v) for v in (low, high, value.get("step", 1)))
-    if not numbers or not low < high or (log and (low <= 0 or "step" in value)) or value.get("step", 1) <= 0:
-        raise UsageError(f"the space {name}: {key} is no range: {value}", "low < high; with log above 0, without step")
-    return Range(low, high, bool(log), value.get("step"))
+    low, high, log, step = typed(value["low"]), typed(value["high"]), value.get("log", False), value.get("step")
+    numbers = all(type(v) in (int, float) and isfinite(v) for v in (low, high, 1 if step is None else step))
+    if not numbers or type(log) is not bool or not low < high or (log and (low <= 0 or step is not None)):
+        raise UsageError(
+            f"the space {name}: {key} is no range: {value}", "low < high; log true or false, above 0 and without step"
+        )
+    return Range(low, high, log, step) if step is None else _stepped(name, key, Range(low, high, log, step))
+
+
+def _stepped(name: str, key: str, one: Range) -> Range:
+    """A range that ends on a step."""
+    whole, step = isinstance(one.low, int) and isinstance(one.high, int), one.step or 0
+    if step <= 0 or step > one.high - one.low or (whole and step != int(step)):
+        raise UsageError(
+            f"the space {name}: {key} goes from {one.low} to {one.high} in steps of {one.step}",
+            "give a step above 0 that fits between them, whole between whole numbers",
+        )
+    steps = int((one.high - one.low) / step + 1e-9)
+    return replace(one, high=int(one.low + steps * step) if whole else min(one.high, one.low + steps * step))
 
 
 def _value(key: str, value: Any) -> Any:
@@ -419,18 +443,24 @@ def _file_params(task: Task, domains: dict[str, Domain]) -> dict[str, Any]:
 
 
 def _check_values(space: Space) -> None:
-    """Each value that may be drawn, beside the recipe's others, must be a config. Raises UsageError."""
-    for name, domain in space.domains.items():
-        for value in domain.values if isinstance(domain, Choice) else (domain.low, domain.high):
-            found = space.short(replace(space.task.config, **_one_batch({name: value}))).problems()
+    """Each value that may be drawn, and each two, must be a config beside the recipe's others. Raises UsageError."""
+    names = list(space.domains)
+    for pair in (*((name,) for name in names), *combinations(names, 2)):
+        for values in product(*(_ends(space.domains[name]) for name in pair)):
+            drawn = dict(zip(pair, values, strict=True))
+            found = space.short(replace(space.task.config, **_one_batch(drawn))).problems()
             if found:
                 raise UsageError(f"the space {space.name}: {'; '.join(found)}", "correct the space")
 
 
+def _ends(domain: Domain) -> tuple[Any, ...]:
+    return domain.values if isinstance(domain, Choice) else (domain.low, domain.high)
+
+
 def _check_fits(space: Space) -> None:
     """Every combination of the settings that decide on size must have a rank that fits. Raises BudgetError."""
-    sizes = {name: domain for name, domain in space.domains.items() if name in SIZES and isinstance(domain, Choice)}
-    for values in product(*(domain.values for domain in sizes.values())):
+    sizes = {name: _ends(domain) for name, domain in space.domains.items() if name in SIZES}
+    for values in product(*sizes.values()):
         drawn = dict(zip(sizes, values, strict=True))
         c = replace(space.task.config, **drawn)
         try:

@@ -7,8 +7,10 @@ file has no heartbeat). So a trial is neither lost nor done twice, however many 
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import re
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from textlora.config import Config
-from textlora.errors import ResourceError, UsageError, closest
+from textlora.errors import DamagedError, ResourceError, UsageError, closest
 
 FLAGS = {
     "sampler": ("tpe", "random"),
@@ -29,7 +31,7 @@ FLAGS = {
 HEARTBEAT_SECONDS = 20
 FEWEST_TO_WEIGH = 4  # scored trials from which parameters are weighed
 RETRIES = 3  # of a trial whose process died
-JOINING_SECONDS = 30  # that another process may take to set a study up
+JOINING_SECONDS = 10  # that another process may take to say what its study is for
 LOCKED_SECONDS = 60  # that SQLite waits for another process's write,
 CONNECT_SECONDS = 20  # and that PostgreSQL may take to answer
 MAKING_TRIES = 10  # at tables that another process is making
@@ -118,13 +120,38 @@ def open_study(storage: str, options: Options, task: dict[str, Any], first: dict
     with reaching(storage):
         backend, retries = _storage(storage, options.heartbeat)
         study, created = _study(backend, options.study_name, options.directions)
-        if created:
-            _fill(study, options.trials, first)
-            study.set_user_attr(TASK, task)
+        if created or not (theirs := _task_of(study, shown(storage))):
+            study.set_user_attr(TASK, task)  # before its trials: without any it can be taken over
         else:
-            _check_task(_task_of(study), task, shown(storage), options.study_name)
-            _fill(study, options.trials, first)
+            _check_task(theirs, task, shown(storage), options.study_name)
+        _fill(study, options.trials, first)
     return Store(study, shown(storage), retries, created, backend)
+
+
+def forget(storage: str, options: Options) -> None:
+    """Delete the study that `options` name from `storage`, if it is there.
+
+    Raises UsageError if it is no search of textlora's or trials of it run, ResourceError as `open_study` does.
+    """
+    optuna = import_optuna()
+    with reaching(storage):
+        backend, retries = _storage(storage, options.heartbeat)
+        try:
+            study = optuna.load_study(storage=backend, study_name=options.study_name)
+        except KeyError:
+            return
+        if retries:
+            give_up_silent(study)
+        running = count(study, "RUNNING") if retries else 0  # a journal doesn't tell whether they live
+        theirs = study.trials and TASK not in study.user_attrs
+        if running or theirs:
+            words = f"has {running} running trials" if running else "is no search of textlora's"
+            raise UsageError(
+                f"the study {options.study_name!r} in {shown(storage)} {words}: it isn't replaced",
+                "give another --study-name" + (", or wait for them" if running else ""),
+            )
+        optuna.delete_study(study_name=options.study_name, storage=backend)
+        Store(study, "", retries, False, backend).close()
 
 
 @contextmanager
@@ -137,6 +164,8 @@ def reaching(storage: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             yield
+    except json.JSONDecodeError as error:  # a line in the midst of a journal, which another process wrote
+        raise _no_journal(storage, error) from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ResourceError(
@@ -151,33 +180,50 @@ def shown(storage: str) -> str:
 
     try:
         return storage if storage.startswith("journal:") else make_url(storage).render_as_string(hide_password=True)
-    except ArgumentError:
-        return storage
+    except (ArgumentError, ValueError):  # a port that is no number
+        return re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", storage)
 
 
 def _storage(storage: str, heartbeat: int) -> tuple[Any, bool]:
     """Optuna's storage, and whether it hears of processes that died."""
-    optuna = import_optuna()
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
     if storage.startswith("journal:"):
         file = Path(storage.removeprefix("journal:"))
         if not file.parent.is_dir():
             raise ResourceError(f"there is no folder {file.parent} for the journal", "make it, or name another file")
-        return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(file))), False
+        return _journal(file), False
     url = storage
     for scheme in ("postgres://", "postgresql://"):  # SQLAlchemy's own choice would be the older driver
         url = url.replace(scheme, "postgresql+psycopg://", 1) if url.startswith(scheme) else url
     try:
         opened = _database(url, heartbeat)
-    except (ArgumentError, NoSuchModuleError):
+    except (ArgumentError, NoSuchModuleError, ValueError):  # ValueError: a port that is no number
         raise UsageError(
             f"--storage takes sqlite:///FILE, postgresql://USER@HOST/DATABASE or journal:FILE, got {shown(storage)!r}",
             "correct the URL",
         ) from None
     except ImportError as error:  # Optuna says so of SQLAlchemy's drivers
         raise ResourceError(f"the storage needs a driver: {error}", "pip install 'textlora[tune]'") from None
+    except RuntimeError as error:  # tables of an older or newer Optuna
+        raise ResourceError(f"the storage {shown(storage)} can't be used: {error}", "give another --storage") from None
     return opened, True
+
+
+def _journal(file: Path) -> Any:
+    """Optuna's storage in a file of one record a line. Raises DamagedError for a file of anything else, unchanged."""
+    storages = import_optuna().storages
+    try:
+        if file.is_file() and file.stat().st_size:  # Optuna forgives a last line that is cut off, and would go on there
+            with file.open("rb") as lines:
+                json.loads(lines.readline())["op_code"]
+        return storages.JournalStorage(storages.journal.JournalFileBackend(str(file)))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _no_journal(file, error) from None
+
+
+def _no_journal(file: str | Path, error: Exception) -> DamagedError:
+    return DamagedError(f"{file} is no journal of Optuna's: {error}", "name another file with --storage")
 
 
 def _database(url: str, heartbeat: int) -> Any:
@@ -215,12 +261,19 @@ def _study(backend: Any, name: str, directions: Sequence[str]) -> tuple[Any, boo
         return optuna.load_study(storage=backend, study_name=name), False
 
 
-def _task_of(study: Any) -> dict[str, Any]:
-    """What the study was made for; another process may be about to say so."""
+def _task_of(study: Any, where: str) -> dict[str, Any]:
+    """What the study was made for; {} if its maker died before it said so. Raises UsageError for another program's."""
     until = time.monotonic() + JOINING_SECONDS
-    while TASK not in study.user_attrs and time.monotonic() < until:
+    while True:
+        has_trials = bool(study.get_trials(deepcopy=False))  # before the task is looked for, which is written first
+        task = study.user_attrs.get(TASK, {})
+        if task or time.monotonic() > until:  # a live maker is about to say it
+            return task
+        if has_trials:
+            raise UsageError(
+                f"the study {study.study_name!r} in {where} is no search of textlora's", "give another --study-name"
+            )
         time.sleep(0.1)
-    return study.user_attrs.get(TASK, {})
 
 
 def _check_task(theirs: dict[str, Any], ours: dict[str, Any], where: str, name: str) -> None:

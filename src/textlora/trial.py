@@ -21,6 +21,7 @@ from textlora.callbacks import Meter
 from textlora.clock import CHANCE, clock_for
 from textlora.config import Config
 from textlora.data import Data, Split
+from textlora.errors import BudgetError, UsageError, is_out_of_memory
 from textlora.metrics import ProbabilityError
 from textlora.prepare import Prepared, prepare, whole_texts
 from textlora.provenance import write_settings
@@ -29,6 +30,7 @@ from textlora.study import OUT_OF_TIME
 from textlora.train import blend, fit
 
 FINISHED, PRUNED, DIVERGED = "finished", "pruned", "diverged"
+INFEASIBLE, FAILED = "infeasible", "failed"  # settings that no training takes, or no memory for them
 
 
 @dataclass
@@ -51,7 +53,8 @@ class Shared:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial went. `scores` are those of metrics.summary_scores, empty unless it finished."""
+    """How a trial went. `scores` are those of metrics.summary_scores, empty unless it finished; `reason` is why it
+    could not be trained."""
 
     ended: str
     config: Config
@@ -60,6 +63,7 @@ class Outcome:
     texts_in_full: int  # and planned
     seconds: float
     scores: dict[str, float]
+    reason: str = ""
 
 
 class Watch(TrainerCallback):
@@ -106,6 +110,28 @@ class Watch(TrainerCallback):
 
 
 def run_trial(
+    make: Callable[[], Config],
+    shared: Shared,
+    folder: Path,
+    worse: Callable[[float, int], bool],
+    left: Callable[[], float],
+) -> Outcome:
+    """As `_run_trial`, of the config that `make` makes; one that can't be trained is an outcome too."""
+    began, config = time.monotonic(), Config()
+    try:
+        config = make()
+        return _run_trial(config, shared, folder, worse, left)
+    except (UsageError, BudgetError) as error:
+        ended, reason = INFEASIBLE, error.message
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        ended, reason = FAILED, "out of memory"
+    folder.mkdir(parents=True, exist_ok=True)
+    return Outcome(ended, config, 0, 0, 0, time.monotonic() - began, {}, reason)
+
+
+def _run_trial(
     config: Config, shared: Shared, folder: Path, worse: Callable[[float, int], bool], left: Callable[[], float]
 ) -> Outcome:
     """Train `config` in `folder` and score it on the trials' half of validation.
