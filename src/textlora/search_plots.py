@@ -127,7 +127,7 @@ def _stopped(found: Result) -> list[Row]:
 
 
 def _parallel(found: Result, scored: Sequence[Row]) -> Figure:
-    """Every scored trial as a line over all parameters, darker the better; the best in orange, stopped ones thin and grey."""
+    """Every scored trial as a line over all parameters, darker the better; the best in orange, stopped ones grey."""
     names = list(found["domains"])
     figure = _figure("Trials over all parameters", 5.6)
     axes = figure.subplots()
