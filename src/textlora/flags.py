@@ -176,7 +176,9 @@ def _report_flags(one: Parser) -> None:
 
 
 def _shift_flag(one: Parser) -> None:
-    words = "allow for other shares of labels than in training, found from these texts"
+    words = (
+        "allow for other shares of labels than in training, found from these texts: of the same source, else it harms"
+    )
     one.add_argument("--label-shift", "--label_shift", action="store_true", help=words)
 
 
