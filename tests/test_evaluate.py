@@ -12,9 +12,10 @@ import pytest
 from textlora import data, metrics, perturb, predict
 from textlora.baseline import Baseline
 from textlora.errors import DataError, UsageError
-from textlora.evaluate import Report, evaluate, verdict
+from textlora.evaluate import Report, evaluate
 from textlora.longtext import Cut
 from textlora.tables import report_table
+from textlora.verdict import verdict
 
 
 @pytest.fixture
@@ -167,11 +168,11 @@ def test_the_verdict_is_at_most_four_sentences_of_numbers(run, loading):
     labels = np.arange(200) % 4
     sure = np.eye(4)[labels] * 0.96 + 0.01
     flat = Baseline("tfidf-logreg", np.full((200, 4), 0.25), 1.0).scored(labels)
-    lines = verdict(report, labels, sure, [flat], "textlora classify RUN")
+    lines = verdict(report.split, report.scores, labels, sure, [flat], "textlora classify RUN")
     assert len(lines) <= 4
     assert "+75.0 points" in lines[0]
     assert lines[-1] == "Next: textlora classify RUN"
-    tie = verdict(report, labels, sure, [Baseline("x", sure, 1.0).scored(labels)], "next")
+    tie = verdict(report.split, report.scores, labels, sure, [Baseline("x", sure, 1.0).scored(labels)], "next")
     assert "no gain is shown" in tie[0]
 
 
@@ -179,12 +180,12 @@ def test_the_verdict_names_the_classes_that_are_never_found():
     names = ("often", "rare", "rarer", "absent")
     labels, flat = np.array([0] * 8 + [1, 1, 2]), np.eye(4)[[0] * 11]
     report = Report("validation", "d", "f", metrics.score(labels, flat, names), [], {}, 1, None, Cut("truncate", 128))
-    lines = verdict(report, labels, flat, [Baseline("x", flat, 1.0).scored(labels)], "next")
+    lines = verdict(report.split, report.scores, labels, flat, [Baseline("x", flat, 1.0).scored(labels)], "next")
     assert "Never found: 2 of 3 classes (rare, rarer), 3 rows in all." in lines
     assert any(line.startswith("Most confused: rare taken for often, 2 of 3") for line in lines)
     one_missed = np.eye(4)[[0] * 8 + [1, 1, 0]]
     report = replace(report, scores=metrics.score(labels, one_missed, names))
-    lines = verdict(report, labels, one_missed, [Baseline("x", flat, 1.0).scored(labels)], "next")
+    lines = verdict(report.split, report.scores, labels, one_missed, [Baseline("x", flat, 1.0).scored(labels)], "next")
     assert "Weakest class: rarer, F1 0.000 (0 of 1 found)." in lines  # and not the one without a row
 
 
@@ -193,6 +194,13 @@ def test_a_macro_f1_below_the_baselines_is_said():
     mostly, balanced = (np.eye(2)[answers] for answers in ([0] * 100, [0] * 86 + [1] * 14))
     scores = metrics.score(labels, mostly, ["often", "rare"])
     report = Report("validation", "d", "f", scores, [], {}, 1, None, Cut("truncate", 128))
-    line = verdict(report, labels, mostly, [Baseline("tfidf-logreg", balanced, 1.0).scored(labels)], "next")[0]
+    line = verdict(
+        report.split, report.scores, labels, mostly, [Baseline("tfidf-logreg", balanced, 1.0).scored(labels)], "next"
+    )[0]
     assert line.endswith("; macro-F1 0.490 is below tfidf-logreg's 0.695.")
-    assert "macro-F1" not in verdict(report, labels, mostly, [Baseline("x", mostly, 1.0).scored(labels)], "next")[0]
+    assert (
+        "macro-F1"
+        not in verdict(
+            report.split, report.scores, labels, mostly, [Baseline("x", mostly, 1.0).scored(labels)], "next"
+        )[0]
+    )

@@ -136,7 +136,7 @@ def metadata(config: Config, splits: Mapping[str, dict[str, Any]]) -> ModelCardD
         pipeline_tag="text-classification",
         tags=["lora", "peft", "text-classification", "textlora"],
         metrics=["accuracy", "f1"],
-        model_name=f"{config.base.rpartition('/')[2]} on {_source(next(iter(splits.values()))['data'])[1]}",
+        model_name=f"{config.base.rpartition('/')[2]} on {source(next(iter(splits.values()))['data'])[1]}",
         eval_results=_results(splits),
     )
 
@@ -146,8 +146,8 @@ def _results(splits: Mapping[str, dict[str, Any]]) -> list[EvalResult]:
     return [
         EvalResult(
             task_type="text-classification",
-            dataset_type=_source(report["data"])[0],
-            dataset_name=_source(report["data"])[1],
+            dataset_type=source(report["data"])[0],
+            dataset_name=source(report["data"])[1],
             dataset_split=split,
             **figure,
         )
@@ -164,7 +164,7 @@ def _results(splits: Mapping[str, dict[str, Any]]) -> list[EvalResult]:
     ]
 
 
-def _source(data: str) -> tuple[str, str]:
+def source(data: str) -> tuple[str, str]:
     """The hub's id of some data (`unknown` if it has none) and a name without folders of this machine."""
     hub_data = None if Path(data).exists() else named(data)
     return (hub_data[0], hub_data[0]) if hub_data else ("unknown", Path(data).name)

@@ -1,4 +1,4 @@
-"""A run and a split in, a report out: figures, pictures, the surest mistakes, and a verdict made of numbers only."""
+"""A run and a split in, a report out: figures, pictures, the surest mistakes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from textlora import card, data, flips, metrics, perturb, plots, predict, runs, shift, slices
-from textlora.baseline import Baseline
 from textlora.data import Split
 from textlora.errors import UsageError
 from textlora.flips import Flips
@@ -26,7 +25,6 @@ from textlora.tokens import Tokens
 
 log = logging.getLogger("textlora")
 REPORT = "report.json"
-NAMED = 5  # classes that a sentence of the verdict lists
 TEST = "test"  # a split of this name is read to report, never to choose; each reading is counted
 
 
@@ -50,6 +48,7 @@ class Report:
     abstain: dict[str, Any] | None = None  # metrics.abstaining, where that was asked for
     slices: tuple[dict[str, Any], ...] = ()  # slices.table for each way that was asked for
     robustness: tuple[dict[str, Any], ...] = ()  # `robustness_of`, where that was asked for
+    asked: Mapping[str, Any] | None = None  # split and columns as they were named; None: training judged
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -68,6 +67,7 @@ class Report:
             "abstain": self.abstain,
             "slices": list(self.slices),
             "robustness": list(self.robustness),
+            "asked": self.asked,
             "confident_mistakes": self.mistakes,
         }
 
@@ -128,6 +128,7 @@ def evaluate(
         abstain_below=abstain_below,
         groups=groups,
         robustness=robustness_of(predictor, rows, probabilities, say) if robustness else (),
+        asked={"split": split, "text_column": list(text_column), "label_column": label_column},
     )
     if home and home.config_file.is_file():
         _renew_card(home)
@@ -151,6 +152,7 @@ def judge(
     abstain_below: float | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
     robustness: tuple[dict[str, Any], ...] = (),
+    asked: Mapping[str, Any] | None = None,
 ) -> Report:
     """The report on `rows` from their probabilities (N, C), written under `home`'s evaluation/ if there is one."""
     scores = metrics.score(rows.labels, probabilities, labels)
@@ -172,6 +174,7 @@ def judge(
         abstain=None if abstain_below is None else metrics.abstaining(rows.labels, probabilities, abstain_below),
         slices=tuple(slices.table(by, names, correct) for by, names in (groups or {}).items()),
         robustness=robustness,
+        asked=asked,
     )
     if home:
         _write(report, home)
@@ -298,55 +301,3 @@ def overlap(run: str | Path, rows: Split) -> tuple[str, ...]:
         for name, value in known.items()
         if value == rows.fingerprint and name in used
     )
-
-
-# ---------------------------------------------------------------------------------------------------------- verdict
-
-
-def verdict(
-    report: Report, labels: np.ndarray, probabilities: np.ndarray, baselines: Sequence[Baseline], next_command: str
-) -> list[str]:
-    """At most four sentences made of numbers: gain over the strongest baseline (and where macro-F1 is below one),
-    worst confusion, weakest class, what next."""
-    baseline = max(baselines, key=lambda b: b.accuracy)
-    right = probabilities.argmax(1) == labels
-    gain = paired_gain(baseline.probabilities.argmax(1) == labels, right)
-    mean, low, high = (f"{round(100 * value, 1) + 0.0:+.1f}" for value in gain)  # + 0.0: never "-0.0"
-    points = f"{mean} points on {baseline.name} ({low} to {high})"
-    no_gain = "; worse than the baseline" if gain.high < 0 else "; no gain is shown: the interval holds 0"
-    sure = "" if gain.low > 0 else no_gain
-    first = f"{100 * report.scores.accuracy:.1f} % of {report.scores.n} {report.split} rows are right, {points}{sure}"
-    first += f"{_below(report, baselines)}."
-    return [first, *_confusion(report), _weakest(report), f"Next: {next_command}"]
-
-
-def _below(report: Report, baselines: Sequence[Baseline]) -> str:
-    """Words on macro-F1 where a baseline's is higher: on skewed labels accuracy can hide it."""
-    strongest, ours = max(baselines, key=lambda b: b.f1_macro), report.scores.f1_macro
-    if ours >= strongest.f1_macro:
-        return ""
-    return f"; macro-F1 {ours:.3f} is below {strongest.name}'s {strongest.f1_macro:.3f}"
-
-
-def _confusion(report: Report) -> list[str]:
-    matrix = np.array(report.scores.confusion_matrix)
-    np.fill_diagonal(matrix, 0)
-    names = [row.label for row in report.scores.per_class]
-    if not matrix.any():
-        return []
-    true, predicted = np.unravel_index(matrix.argmax(), matrix.shape)
-    count, mistakes = int(matrix.max()), int(matrix.sum())
-    if count == 1 < mistakes:  # each of another kind: naming the first would say nothing
-        return []
-    return [f"Most confused: {names[true]} taken for {names[predicted]}, {count} of {mistakes} mistakes."]
-
-
-def _weakest(report: Report) -> str:
-    judged = [row for row in report.scores.per_class if row.total]
-    missed = [row.label for row in judged if not row.correct]
-    if len(missed) > 1:
-        named = ", ".join(missed[:NAMED]) + (f" and {len(missed) - NAMED} more" if len(missed) > NAMED else "")
-        rows = sum(row.total for row in judged if not row.correct)
-        return f"Never found: {len(missed)} of {len(judged)} classes ({named}), {rows} rows in all."
-    weakest = min(judged, key=lambda row: row.f1)
-    return f"Weakest class: {weakest.label}, F1 {weakest.f1:.3f} ({weakest.correct} of {weakest.total} found)."

@@ -154,6 +154,10 @@ def _compare_flags(one: Parser) -> None:
 def _rows_flags(one: Parser) -> None:
     one.add_argument("--data", required=True, metavar="D", help="a name, a folder or a file")
     one.add_argument("--split", default="", help="train, validation or test [test; a single file needs none]")
+    _columns_flags(one)
+
+
+def _columns_flags(one: Parser) -> None:
     one.add_argument(
         "--text-column", "--text_column", action="append", default=[], metavar="COLUMN", help="[as trained]"
     )
@@ -164,8 +168,9 @@ def _report_flags(one: Parser) -> None:
     _run_flags(one)
     one.add_argument("--out", default="", metavar="FILE", help="[RUN/evaluation/report.html]")
     one.add_argument("--overwrite", action="store_true", help="replace an existing --out")
-    one.add_argument("--data", default="", metavar="D", help="score the run on D first, as `evaluate` does")
+    one.add_argument("--data", default="", metavar="D", help="score the run on D first, as `evaluate`, and show that")
     one.add_argument("--split", default="", help="of that: train, validation or test [as `evaluate`]")
+    _columns_flags(one)
     one.add_argument(
         *("--push-to-hub", "--push_to_hub"),
         default="",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -17,17 +18,19 @@ from typing import Any
 
 import jinja2
 
-from textlora import charts, predict, runs
+from textlora import card, charts, predict, runs
 from textlora import config as configs
 from textlora.charts import Curve, Mark
 from textlora.config import Config
 from textlora.errors import ResourceError, UsageError
 from textlora.explain import Explanation, explain
 from textlora.runs import Run
+from textlora.verdict import weaknesses
 
 log = logging.getLogger("textlora")
 PAGE = "report.html"
 READ = ("config.toml", "plan.json", "environment.json", "summary.json", "metrics.jsonl", "evaluation/report.json")
+SPLITS = ("train", "validation", "test")  # one of another name is called like its file
 MISTAKES = 12  # shown, with the words that moved them
 LONGEST = 1200  # characters of a mistake's text that are shown
 MARKED = 0.2  # of the strongest word: weaker ones aren't marked
@@ -43,6 +46,7 @@ def write_report(
     run: str | Path,
     out: str | Path = "",
     *,
+    split: str = "",
     texts: bool = True,
     overwrite: bool = False,
     say: Callable[[str], None] = log.info,
@@ -50,18 +54,30 @@ def write_report(
 ) -> Path:
     """Write the page of a finished run; returns its path, evaluation/report.html unless `out` names another.
 
-    The words of mistakes are looked for with the run's model if its base is at hand (`loading` as for `predict.load`);
+    `split` is the one that the page is about, by its name in evaluation/report.json: test if it was judged, else
+    validation. The words of mistakes are looked for with the run's model if its base is at hand (`loading` as for `predict.load`);
     else the page says what is missing. `texts`: whether texts of the data are shown at all. Raises UsageError for a
-    folder that is no finished run or an `out` that exists, DamagedError for a file that isn't what the run wrote.
+    folder that is no finished run, an `out` that exists or a split not judged yet, DamagedError for a file that isn't
+    what the run wrote.
     """
-    home = runs.open_run(run)
+    home = check(run, out, overwrite=overwrite)
     path = Path(out) if out else home.evaluation / PAGE
-    if out and path.exists() and not overwrite:
-        raise UsageError(f"{path} exists", "choose another --out, or replace it with --overwrite")
-    runs.write_text(path, page(facts(home, texts=texts, say=say, **loading)))
+    runs.write_text(path, page(facts(home, split=split, texts=texts, say=say, **loading)))
     if not out:
         home.seal(f"evaluation/{PAGE}")
     return path
+
+
+def check(run: str | Path, out: str | Path = "", *, overwrite: bool = False) -> Run:
+    """The run, once what `write_report` would refuse of it and of `out` is refused: ask before long work."""
+    home = runs.open_run(run)
+    if not home.finished:
+        raise UsageError(f"{home.folder} is a run that hasn't finished", "train --resume --out RUN")
+    if out and Path(out).exists() and not overwrite:
+        raise UsageError(f"{out} exists", "choose another --out, or replace it with --overwrite")
+    for name in READ:
+        runs.verify(home.folder, only=name)
+    return home
 
 
 def page(found: Facts) -> str:
@@ -75,16 +91,15 @@ def page(found: Facts) -> str:
     return made.get_template("report.html.jinja").render(found, css=css)
 
 
-def facts(home: Run, *, texts: bool = True, say: Callable[[str], None] = log.info, **loading: Any) -> Facts:
-    """All that the template shows of a run."""
-    if not home.finished:
-        raise UsageError(f"{home.folder} is a run that hasn't finished", "train --resume --out RUN")
-    for name in READ:
-        runs.verify(home.folder, only=name)
+def facts(
+    home: Run, *, split: str = "", texts: bool = True, say: Callable[[str], None] = log.info, **loading: Any
+) -> Facts:
+    """All that the template shows of a run; `check` comes first."""
     config, plan, summary = home.config(), runs.read_json(home.folder / "plan.json"), home.summary()
     environment = runs.read_json(home.folder / "environment.json")
     splits = runs.read_json(home.evaluation / "report.json")["splits"]
-    judged = splits.get("test") or splits["validation"]
+    judged = _judged(splits, split)
+    rows = _rows(judged, config)
     data = _shown(config) or environment["data"]["name"]  # rows given in Python are in no source
     return {
         "title": f"{config.base.rpartition('/')[2]} on {data}",
@@ -92,12 +107,13 @@ def facts(home: Run, *, texts: bool = True, say: Callable[[str], None] = log.inf
         "written": time.strftime("%d %B %Y").lstrip("0"),
         "version": environment["versions"]["textlora"],
         "judged": judged,
-        "headline": f"{charts.percent(judged['accuracy'])} of {judged['n']:,} {judged['split']} rows are right",
-        "verdict": [_without_path(line, config, home) for line in summary["verdict"] if not line.startswith("Next: ")],
+        "rows": rows,
+        "headline": f"{charts.percent(judged['accuracy'])} of {judged['n']:,} {rows} are right",
+        "verdict": [_without_path(line, config, home) for line in _verdict(judged, summary, environment)],
         "caveats": _caveats(judged, splits, plan),
         "summary": summary,
         "plan": plan,
-        "ruler": _ruler(summary, splits),
+        "ruler": _ruler(summary, splits, judged, rows),
         "majority": summary["baselines"].get("majority"),
         "classes": _classes(judged),
         "matrix": _matrix(judged),
@@ -110,7 +126,8 @@ def facts(home: Run, *, texts: bool = True, say: Callable[[str], None] = log.inf
         "splits": splits,
         "changed": _changed(config),
         "settings": configs.to_toml(_public(config)),
-        "data": data,
+        "commands": _commands(judged, config, environment["versions"]["textlora"]),
+        "from_python": not config.data,
         "duration": _duration(summary["train_seconds"]),
     }
 
@@ -118,10 +135,31 @@ def facts(home: Run, *, texts: bool = True, say: Callable[[str], None] = log.inf
 # ------------------------------------------------------------------------------------------------------------ verdict
 
 
+def _judged(splits: Facts, split: str) -> Facts:
+    """The report of `split`, else of test, else of validation."""
+    if split and split not in splits:
+        raise UsageError(f"split {split!r} isn't judged yet", f"judged are {', '.join(splits)}; --data judges more")
+    return splits[split] if split else splits.get("test") or splits["validation"]
+
+
+def _rows(judged: Facts, config: Config) -> str:
+    """What was judged, in words: `test rows` of the run's own data, or `rows of mine.csv`."""
+    kind = f"{judged['split']} rows" if judged["split"] in SPLITS else "rows"
+    return kind if judged["data"] == config.data or not config.data else f"{kind} of {card.source(judged['data'])[1]}"
+
+
+def _verdict(judged: Facts, summary: Facts, environment: Facts) -> list[str]:
+    """Training's verdict where the page is about its validation rows; else what is weak here, then training's gain."""
+    lines = [line for line in summary["verdict"] if not line.startswith("Next: ")]
+    if judged["fingerprint"] == environment["data"]["fingerprints"]["validation"]:
+        return lines
+    return [*weaknesses(judged), *(f"After training: {line}" for line in lines[:1])]
+
+
 def _caveats(judged: Facts, splits: Facts, plan: Facts) -> list[str]:
     """What a reader should know before believing the headline."""
     found = [f"Warning: {warning}." for warning in judged["warnings"]]
-    if "test" not in splits:
+    if judged["split"] == "validation" and "test" not in splits:
         found.append(
             "Not judged on test rows yet. The best weights were chosen on these validation rows, so their figures read "
             "a little high. textlora evaluate RUN --data D --split test adds the test figures."
@@ -138,13 +176,15 @@ def _caveats(judged: Facts, splits: Facts, plan: Facts) -> list[str]:
     return found
 
 
-def _ruler(summary: Facts, splits: Facts) -> str:
+def _ruler(summary: Facts, splits: Facts, judged: Facts, rows: str) -> str:
     """Baselines and this run on one scale; the majority class, far below, has its sentence instead."""
     names = [name for name in summary["baselines"] if name != "majority"] or list(summary["baselines"])
     marks = [Mark(f"{BASELINES.get(name, name)}, validation", summary["baselines"][name], None, "c3") for name in names]
     for name, look in (("validation", "c1"), ("test", "c2")):
         if name in splits:
             marks.append(Mark(f"this run, {name}", splits[name]["accuracy"], tuple(splits[name]["accuracy_ci"]), look))
+    if judged["split"] not in ("validation", "test"):
+        marks.append(Mark(f"this run, {rows}", judged["accuracy"], tuple(judged["accuracy_ci"]), "c4"))
     words = "; ".join(f"{mark.name} {charts.percent(mark.value)}" for mark in marks)
     return charts.ruler(marks, f"Accuracy: {words}")
 
@@ -380,6 +420,11 @@ def _shown(config: Config) -> str:
     return config.data if config.data_revision else Path(config.data).name
 
 
+def _basename(data: str) -> str:
+    """The same of data that was judged."""
+    return data if card.source(data)[0] != "unknown" else Path(data).name
+
+
 def _public(config: Config) -> Config:
     """The settings without that machine's folders."""
     random = config.base_weights.startswith("random:")
@@ -391,6 +436,22 @@ def _without_path(line: str, config: Config, home: Run) -> str:
     for path, name in ((config.data, _shown(config)), (str(home.folder), "RUN")):
         line = line.replace(path, name) if "/" in path else line
     return line
+
+
+def _commands(judged: Facts, config: Config, version: str) -> list[str]:
+    """Commands for a shell that train and judge again as was done, with names in place of that machine's folders."""
+    shown, asked = _public(config), judged.get("asked")
+    train = ["textlora", "train", "--recipe", "config.toml", "--data", shown.data or "ROWS", "--out", "runs/again"]
+    again = ["textlora", "report", "runs/again"]
+    if asked:  # else training judges these rows by itself
+        again += ["--data", _basename(judged["data"])]
+        again += ["--split", asked["split"]] if asked["split"] else []
+        again += [part for name in asked["text_column"] for part in ("--text-column", name)]
+        again += ["--label-column", asked["label_column"]] if asked["label_column"] else []
+    if shown.base_weights and not shown.base_weights.startswith("random:"):  # an adapter knows the seed of random ones
+        train += ["--base-weights", shown.base_weights]
+        again += ["--base-weights", shown.base_weights]
+    return [f"pip install textlora=={version}", shlex.join(train), shlex.join(again)]
 
 
 def _changed(config: Config) -> list[tuple[str, str]]:

@@ -30,7 +30,7 @@ from textlora.clock import Clock, clock_for
 from textlora.config import Config
 from textlora.data import Data
 from textlora.errors import UsageError
-from textlora.evaluate import Report, judge, verdict
+from textlora.evaluate import Report, judge
 from textlora.measure import measuring
 from textlora.prepare import Prepared, Say, prepare
 from textlora.provenance import check_same, write_settings
@@ -40,6 +40,7 @@ from textlora.saving import CHECKED_TEXTS, distrust, save_adapter
 from textlora.schedule import by_steps
 from textlora.tokens import Collator, Rows, frame
 from textlora.trainer import TextTrainer, arguments, batches_of, step_loss
+from textlora.verdict import verdict
 
 log = logging.getLogger("textlora")
 
@@ -251,9 +252,10 @@ def _finish(
         trainable_parameters=prepared.plan.trainable,
         cut=prepared.validation.cut,
     )
-    lines = verdict(report, rows.labels, probabilities, beaten, _next_command(run, prepared))
+    next_command = _next_command(run, prepared)
+    lines = verdict(report.split, report.scores, rows.labels, probabilities, beaten, next_command)
     if prepared.label_shares is not None:
-        lines.insert(1, "The labels' shares were told: by the given labels, which lean, this may read too low.")
+        lines[0] += " The labels' shares were told: by the given labels, which lean, this may read too low."
     summary = _summary(prepared, report, meter, beaten, running, began)
     summary |= {"temperature": temperature, "verdict": lines}
     run.write("summary.json", summary)

@@ -134,24 +134,35 @@ def evaluate(args: argparse.Namespace) -> Result:
 
 def report(args: argparse.Namespace) -> Result:
     """Write a run as one HTML page: verdict, figures, pictures, mistakes and their words, how to repeat it."""
+    from textlora import publish
+    from textlora import report as reporting
     from textlora.evaluate import evaluate as judge
-    from textlora.report import write_report
 
+    _check_report_flags(args)
+    reporting.check(args.model, args.out, overwrite=args.overwrite)
+    if args.push_to_hub:
+        publish.check(args.model, args.push_to_hub, private=args.private)
+    split, url = "", None
     if args.data:
-        judge(args.model, args.data, _split(args), say=say, **_loading(args))
-    path = write_report(args.model, args.out, overwrite=args.overwrite, say=say, **_loading(args))
+        columns = {"text_column": args.text_column, "label_column": args.label_column}
+        split = judge(args.model, args.data, _split(args), **columns, say=say, **_loading(args)).split
+    path = reporting.write_report(
+        args.model, args.out, split=split, overwrite=args.overwrite, say=say, **_loading(args)
+    )
     out(args, str(path))
-    url = _published(args) if args.push_to_hub else None
+    if args.push_to_hub:
+        url = publish.publish(args.model, args.push_to_hub, split=split, private=args.private, say=say)
+        out(args, url)
     return {"run": args.model, "report": str(path), "bytes": path.stat().st_size, "url": url}
 
 
-def _published(args: argparse.Namespace) -> str:
-    """The page of the repository that the run was uploaded to."""
-    from textlora.publish import publish
-
-    url = publish(args.model, args.push_to_hub, private=args.private)
-    out(args, url)
-    return url
+def _check_report_flags(args: argparse.Namespace) -> None:
+    """Raises UsageError for a flag that would be passed over without another."""
+    for name in ("split", "text_column", "label_column"):
+        if getattr(args, name) and not args.data:
+            raise UsageError(f"--{name.replace('_', '-')} is of --data, which isn't given", "name rows with --data D")
+    if args.private and not args.push_to_hub:
+        raise UsageError("--private is of --push-to-hub, which isn't given", "name a repository with it")
 
 
 def _split(args: argparse.Namespace) -> str:
