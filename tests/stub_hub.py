@@ -2,7 +2,8 @@
 
 It serves what `huggingface_hub` and `datasets` ask of the real one: api/models and api/datasets (a repository's state,
 its tree, paths-info) and resolve (HEAD and GET with ETag, X-Repo-Commit, ranges). Each repository can misbehave.
-The owner `stub` may write with the token TOKEN: api/repos/create, validate-yaml, preupload (no large files), commit.
+The owner `stub` may write with the token TOKEN (READER may only read): api/whoami-v2, repos/create, validate-yaml,
+preupload, the large-file storage by git-lfs's basic transfer (safetensors go there, as on the real one), commit.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ API = re.compile(
     r"/api/(?P<kind>models|datasets)/(?P<id>[^/]+/[^/]+)(/(?P<verb>revision|tree|paths-info|preupload|commit)/(?P<rest>.+))?"
 )
 RESOLVE = re.compile(r"/(?P<kind>datasets/)?(?P<id>[^/]+/[^/]+)/resolve/(?P<rest>.+)")
-TOKEN = "hf_stub"
+LFS = re.compile(r"/(?P<id>[^/]+/[^/]+)\.git/info/lfs/objects/(?P<rest>batch|[0-9a-f]{64})")
+TOKEN, READER = "hf_stub", "hf_reader"
 STATUS = {
     "unauthorized": 401,
     "bad-token": 401,
@@ -69,7 +71,12 @@ class StubHub:
 
     repos: dict[tuple[str, str], Repo] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
-    private: set[str] = field(default_factory=set)  # repositories that were made so
+    private: set[str] = field(default_factory=set)  # repositories that are so
+    stored: dict[str, bytes] = field(default_factory=dict)  # the large-file storage, by sha256
+    full: bool = False  # whether that storage refuses
+    card_errors: list[str] = field(default_factory=list)  # what the check of a card finds
+    card_warnings: list[str] = field(default_factory=list)
+    cards: list[str] = field(default_factory=list)  # that it was given
     server: ThreadingHTTPServer | None = None
 
     @property
@@ -105,14 +112,21 @@ def _handler(hub: StubHub) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             self.answer()
 
+        def do_PUT(self) -> None:
+            self.answer()
+
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             hub.asked.append(f"{self.command} {self.path}")
             path = urlsplit(self.path).path
             if path == "/api/repos/create":
                 return self.create(json.loads(body))
+            if path == "/api/whoami-v2":
+                return self.whoami()
             if path == "/api/validate-yaml":
-                return self.json({"errors": [], "warnings": []})
+                return self.check_card(json.loads(body))
+            if large := LFS.fullmatch(path):
+                return self.store(large["id"], large["rest"], body)
             api, resolve = API.fullmatch(path), RESOLVE.fullmatch(path)
             found = api or resolve
             if not found:
@@ -134,8 +148,10 @@ def _handler(hub: StubHub) -> type[BaseHTTPRequestHandler]:
                 return self.file(repo, rest)
             if found["verb"] == "preupload":
                 names = [file["path"] for file in json.loads(body)["files"]]
+                modes = ["lfs" if name.endswith(".safetensors") else "regular" for name in names]
+                found = zip(names, modes, strict=True)
                 return self.json(
-                    {"files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in names]}
+                    {"files": [{"path": p, "uploadMode": mode, "shouldIgnore": False} for p, mode in found]}
                 )
             if found["verb"] == "commit":
                 return self.commit(found["id"], repo, body)
@@ -144,8 +160,43 @@ def _handler(hub: StubHub) -> type[BaseHTTPRequestHandler]:
             if found["verb"] == "paths-info":
                 return self.json([_entry(repo, name) for name in _paths(body) if name in repo.files])
             siblings = [{"rfilename": name} for name in repo.files]
-            state = {"private": False, "gated": False, "disabled": False, "downloads": 0, "likes": 0, "tags": []}
+            state = {
+                "private": found["id"] in hub.private,
+                "gated": False,
+                "disabled": False,
+                "downloads": 0,
+                "likes": 0,
+                "tags": [],
+            }
             return self.json({"id": found["id"], "sha": repo.commit, "siblings": siblings, **state})
+
+        def whoami(self) -> None:
+            token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+            if token not in (TOKEN, READER):
+                return self.refuse(401, "", "Invalid credentials in Authorization header")
+            role = "write" if token == TOKEN else "read"
+            return self.json({"name": "stub", "auth": {"accessToken": {"role": role}}})
+
+        def check_card(self, given: dict[str, Any]) -> None:
+            """`content` holds the card, metadata and all: the real one answers with what it finds, 400 on errors."""
+            hub.cards.append(given["content"])
+            found = {"errors": hub.card_errors, "warnings": hub.card_warnings}
+            answer = {key: [{"message": message} for message in messages] for key, messages in found.items()}
+            headers = {"Content-Type": "application/json"}
+            return self.content(json.dumps(answer).encode(), headers, status=400 if hub.card_errors else 200)
+
+        def store(self, id: str, what: str, body: bytes) -> None:
+            """What git-lfs asks: where to put files, and then each of them."""
+            if what != "batch":
+                if hub.full:
+                    return self.refuse(403, "")
+                hub.stored[what] = body
+                return self.content(b"", {})
+            place = f"{hub.url}/{id}.git/info/lfs/objects"
+            objects = [
+                one | {"actions": {"upload": {"href": f"{place}/{one['oid']}"}}} for one in json.loads(body)["objects"]
+            ]
+            return self.json({"transfer": "basic", "objects": objects})
 
         def create(self, wanted: dict[str, Any]) -> None:
             if self.headers.get("Authorization") != f"Bearer {TOKEN}":
@@ -163,7 +214,9 @@ def _handler(hub: StubHub) -> type[BaseHTTPRequestHandler]:
         def commit(self, id: str, repo: Repo, body: bytes) -> None:
             lines = [json.loads(line) for line in body.splitlines() if line]
             files = {line["value"]["path"]: line["value"]["content"] for line in lines if line["key"] == "file"}
+            large = {line["value"]["path"]: line["value"]["oid"] for line in lines if line["key"] == "lfsFile"}
             repo.files |= {name: base64.b64decode(content) for name, content in files.items()}
+            repo.files |= {name: hub.stored[oid] for name, oid in large.items()}  # one that wasn't stored: our fault
             self.json({"commitUrl": f"{hub.url}/{id}/commit/{repo.commit}", "commitOid": repo.commit})
 
         def refuse(self, status: int, code: str, message: str = "") -> None:

@@ -16,6 +16,7 @@ from scipy.optimize import minimize
 
 from textlora import bases, budget, calibrate, predict
 from textlora import model as models
+from textlora.errors import UsageError
 
 LABELS = ("a", "b", "c")
 
@@ -77,6 +78,7 @@ def test_so_many_rows_are_enough_for_it():
 # -------------------------------------------------------------------------------------------------------- the folding
 
 
+TOLD = '{"World": 0.1, "Sports": 0.2, "Business": 0.3, "Sci/Tech": 0.4}'
 OURS = [(family, head) for family in FAMILIES for head in ("linear", "low-rank")]
 
 
@@ -143,6 +145,22 @@ def test_a_run_folds_it_writes_it_down_and_keeps_its_labels(form, many_rows, tra
 def test_a_bag_of_tokens_needs_none_and_few_rows_give_none(many_rows, trained):
     for run in (trained(data=many_rows, bag_of_tokens=True), trained()):
         assert json.loads((run / "summary.json").read_text())["temperature"] is None
+
+
+def test_a_head_that_can_t_hold_one_is_trained_without(many_rows, tiny_config, tmp_path, monkeypatch):
+    """As Perceiver's own head, of which no linear has an output for each label: known before training, and said."""
+    from textlora.train import train
+
+    monkeypatch.setattr(models, "last_linear", lambda network: None)
+    said = []
+    config = tiny_config(data=many_rows, max_steps=2)
+    run = train(config, out=tmp_path / "run", say=said.append)
+    assert run.summary()["temperature"] is None
+    lines = [line.startswith("no temperature is fitted") for line in said]
+    assert lines.index(True) < next(i for i, line in enumerate(said) if line.startswith("to beat"))
+    with pytest.raises(UsageError, match="this head has none"):
+        train(replace(config, label_shares=TOLD), out=tmp_path / "told")
+    assert not (tmp_path / "told").exists()
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from html import unescape
@@ -14,10 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from textlora import cli, report, runs
+from textlora import cli, corpus, report, runs
 from textlora.errors import DamagedError, UsageError
 from textlora.runs import Run
+from textlora.verdict import weaknesses
 
+CORPUS_TEST = Path(corpus.__file__).parent / "test.csv"
 BAD = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 VOID = {"meta", "link", "img", "br", "input", "hr"}
 
@@ -99,7 +102,8 @@ def test_the_page_says_what_the_files_say(run, html):
     environment = runs.read_json(run.folder / "environment.json")
     assert all(value in text for value in environment["data"]["fingerprints"].values())
     assert environment["versions"]["torch"] in text
-    assert all(line in text for line in run.summary()["verdict"] if not line.startswith("Next"))
+    assert f"After training: {run.summary()['verdict'][0]}" in text
+    assert all(line in text for line in weaknesses(test))
     counts = [cell for row in test["confusion_matrix"] for cell in row]
     cells = re.findall(
         r'<td class="(?:right|wrong)[^>]*>(\d+)<span', html.split('class="matrix')[1].split("</table>")[0]
@@ -186,6 +190,57 @@ def test_a_run_not_judged_on_test_shows_validation(trained, tiny_base, tmp_path)
     text = Page(path.read_text(encoding="utf-8")).text
     assert "validation rows are right" in text
     assert "Not judged on test rows yet" in text
+
+
+def test_rows_of_a_file_are_what_the_page_is_about(run, tiny_base, tmp_path, capsys):
+    """Not the run's own test rows; and the page's commands, given to a shell, do as was done."""
+    folder, rows = tmp_path / "run", tmp_path / "my rows; rm x.csv"
+    shutil.copytree(run.folder, folder)
+    lines = CORPUS_TEST.read_text(encoding="utf-8").splitlines()
+    rows.write_text(
+        "\n".join([lines[0].replace("text,label", "a text,a label"), *lines[1:41]]) + "\n", encoding="utf-8"
+    )
+    columns = ["--text-column", "a text", "--label-column", "a label"]
+    command = ["report", str(folder), "--data", str(rows), *columns, "--json"]
+    assert cli.main([*command, "--base-weights", str(tiny_base("bert"))]) == 0
+    html = Path(json.loads(capsys.readouterr().out)["report"]).read_text(encoding="utf-8")
+    text, own = Page(html).text, judged(run)
+    found = next(one for name, one in judged(Run(folder)).items() if name not in own)
+    assert found["n"] == 40
+    assert f"of 40 rows of {rows.name} are right" in text
+    assert f"this run, rows of {rows.name}" in text
+    assert all(line in text for line in weaknesses(found))
+    assert str(tmp_path) not in html
+    shown = re.findall(r"<pre><code>(pip install.*?)</code></pre>", html, re.S)[0]
+    again = shlex.split(unescape(shown).splitlines()[-1])
+    assert again[:9] == ["textlora", "report", "runs/again", "--data", rows.name, *columns]
+
+
+def test_a_flag_that_would_be_passed_over_is_refused(run, capsys):
+    for flags in (["--split", "test"], ["--text-column", "text"], ["--label-column", "label"], ["--private"]):
+        assert cli.main(["report", str(run.folder), *flags, "--json"]) == 2
+        assert f"{flags[0]} is of" in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+@pytest.mark.parametrize("what", ["a bare adapter", "an output that exists", "a run in training"])
+def test_what_is_refused_is_refused_before_scoring(what, run, tmp_path, capsys):
+    folder, arguments = tmp_path / "run", []
+    shutil.copytree(run.folder, folder)
+    if what == "a bare adapter":
+        folder = folder / "adapter"
+    elif what == "an output that exists":
+        arguments = ["--out", str(tmp_path)]
+    else:
+        (folder / "summary.json").unlink()
+    before = runs.hashes(folder)
+    assert cli.main(["report", str(folder), "--data", "mini-news", "--json", *arguments]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["fix"]
+    assert runs.hashes(folder) == before
+
+
+def test_a_split_that_isn_t_judged_is_refused(run):
+    with pytest.raises(UsageError, match="judged are"):
+        report.write_report(run.folder, split="nightly")
 
 
 def test_many_labels_are_listed(run):

@@ -393,18 +393,24 @@ def add_bag(model: PeftModel, weights_VC: np.ndarray, head_share: float, bag_sha
         _saved(model, BAG).weight.copy_(torch.from_numpy(bag_share * weights_VC))  # type: ignore[union-attr]
 
 
-def last_linear(model: PeftModel) -> nn.Linear:
-    """The head's last layer. Raises GateError for a head that doesn't end in a linear with an output for each label."""
+def last_linear(model: PeftModel) -> nn.Linear | None:
+    """The head's last layer if it is a linear with an output for each label: where the logits can be changed."""
     trained = [m for name, m in model.named_modules() if ".modules_to_save." in name and isinstance(m, nn.Linear)]
-    if not trained or trained[-1].out_features != model.config.num_labels:
-        raise GateError("this base's head doesn't end in a linear layer", "train with --head linear")
-    return trained[-1]
+    return trained[-1] if trained and trained[-1].out_features == model.config.num_labels else None
+
+
+def _outputs(model: PeftModel) -> nn.Linear:
+    """`last_linear`, which whoever asks for more than a head as it is has looked for before training."""
+    last = last_linear(model)
+    if last is None:
+        raise GateError("this base's head doesn't end in a linear layer over the labels", "train with --head linear")
+    return last
 
 
 def scale_head(model: PeftModel, factor: float) -> None:
     """Multiply the head's logits by `factor`: its last linear's weights and bias, so that nothing new is saved."""
     with torch.no_grad():
-        for parameter in last_linear(model).parameters():
+        for parameter in _outputs(model).parameters():
             parameter.mul_(factor)
 
 
@@ -423,7 +429,7 @@ def scale_adapters(model: PeftModel, factor: float) -> None:
 def shift_head(model: PeftModel, offsets_C: np.ndarray) -> None:
     """Add `offsets_C` (C,) to the head's logits: into its last linear's bias, so that nothing new is saved."""
     with torch.no_grad():
-        last_linear(model).bias.add_(torch.from_numpy(offsets_C))
+        _outputs(model).bias.add_(torch.from_numpy(offsets_C))
 
 
 def _saved(model: PeftModel, name: str) -> nn.Module:

@@ -87,6 +87,8 @@ def prepare(config: Config, say: Say, rows: Data | None = None, tokenised: Token
     began = time.monotonic()
     network, base_sha256 = model.build(config, plan, rows.label_names, dtype)
     told = _told_shares(config, rows, network)
+    if config.calibrate and not plan.bag_of_tokens and model.last_linear(network) is None:
+        say("no temperature is fitted: this base's own head doesn't end in a linear layer to put it into")
     return Prepared(
         config=config,
         data=rows,
@@ -110,7 +112,8 @@ def _told_shares(config: Config, rows: Data, network: PeftModel) -> np.ndarray |
         return None
     told = shares.known(config.label_shares, rows.label_names)
     shares.check_enough(len(rows.validation))
-    if model.last_linear(network).bias is None:
+    last = model.last_linear(network)
+    if last is None or last.bias is None:
         raise UsageError("label shares go into the head's bias, and this head has none", "train with --head linear")
     return told
 

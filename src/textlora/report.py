@@ -55,10 +55,10 @@ def write_report(
     """Write the page of a finished run; returns its path, evaluation/report.html unless `out` names another.
 
     `split` is the one that the page is about, by its name in evaluation/report.json: test if it was judged, else
-    validation. The words of mistakes are looked for with the run's model if its base is at hand (`loading` as for `predict.load`);
-    else the page says what is missing. `texts`: whether texts of the data are shown at all. Raises UsageError for a
-    folder that is no finished run, an `out` that exists or a split not judged yet, DamagedError for a file that isn't
-    what the run wrote.
+    validation. The words of mistakes are looked for with the run's model if its base is at hand (`loading` as for
+    `predict.load`); else the page says what is missing. `texts`: whether texts of the data are shown at all. Raises
+    UsageError for a folder that is no finished run, an `out` that exists or a split not judged yet, DamagedError for a
+    file that isn't what the run wrote.
     """
     home = check(run, out, overwrite=overwrite)
     path = Path(out) if out else home.evaluation / PAGE

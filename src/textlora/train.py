@@ -214,7 +214,7 @@ def blend(prepared: Prepared, trained: PeftModel, say: Say) -> None:
 def _calibrates(prepared: Prepared) -> bool:
     """Whether a temperature is fitted when the last step is done."""
     wanted = prepared.config.calibrate and not prepared.plan.bag_of_tokens
-    return wanted and enough(prepared.validation.texts)
+    return wanted and enough(prepared.validation.texts) and model.last_linear(prepared.network) is not None
 
 
 def _rows_to_judge(prepared: Prepared, clock: Clock) -> int:
