@@ -127,10 +127,10 @@ def verdict(claim: str, ways: dict[str, np.ndarray]) -> dict[str, Any]:
 PAGE = """# What became of the seeds' claims
 
 Both seeds (docs/seeds.md) say what helped them, from one run or a few on RoBERTa. Here each claim is a pair of ways
-that differ in one thing, with (nearly) equal numbers of parameters, trained on MiniLM with {rows:,} AG News rows, {seeds}
-seeds a way (a seed draws the rows too), judged on {held_out:,} rows held out of the training file. A gain is the first
-way's accuracy less the other's, in points, with a 95 % interval of the paired bootstrap over seeds and rows: "holds"
-and "reversed" mean that it leaves out zero.
+that differ in one thing, with (nearly) equal numbers of parameters, trained on MiniLM with {rows:,} AG News rows,
+{seeds} seeds a way (a seed draws the rows too), judged on {held_out:,} rows held out of the training file. A gain is
+the first way's accuracy less the other's, in points, with a 95 % interval of the paired bootstrap over seeds and rows:
+"holds" and "reversed" mean that it leaves out zero.
 
 MiniLM isn't RoBERTa, and {rows:,} rows aren't 120,000: **what holds there is not measured here.** {epochs:g} passes at
 {rate:g} unless said otherwise, our batches by length, no bag of tokens.
