@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import softmax
 
-from textlora import data, predict, runs, shift
+from textlora import cli, data, predict, runs, shift
 from textlora.errors import DataError, UsageError
 from textlora.evaluate import evaluate
 
@@ -163,3 +163,16 @@ def test_weights_in_the_loss_are_part_of_what_was_trained(trained):
     """Balanced weights make every label as frequent as the others, whatever the rows."""
     shares = runs.label_shares(trained(class_weights="balanced"))
     assert shares == pytest.approx([1 / len(shares)] * len(shares), abs=1e-6)
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict"])
+def test_a_label_without_training_rows_is_refused_before_anything_is_loaded(verb, tmp_path, capsys):
+    """No base is at hand here: whoever loaded first would say that instead."""
+    run, rows = tmp_path / "run", tmp_path / "rows.csv"
+    run.mkdir()
+    runs.write_json(run / "environment.json", {"data": {"label_shares": [0.5, 0.5, 0.0]}})
+    rows.write_text("text,label\na,b\n", encoding="utf-8")
+    flags = {"evaluate": ["--data", str(rows)], "predict": ["--input", str(rows)]}[verb]
+    assert cli.main([verb, str(run), *flags, "--label-shift"]) == 2
+    assert "1 of " in (said := capsys.readouterr().err)
+    assert "3 labels had no training rows" in said

@@ -89,6 +89,12 @@ def test_what_can_not_be_judged_is_refused(tmp_path, settings, planted):
         suspects.find(str(few), settings, out=few, **quiet)
 
 
+@pytest.mark.parametrize(("flag", "value"), [("--split-seed", "1"), ("--validation-fraction", "0.2")])
+def test_flags_of_carving_are_refused_since_nothing_is_carved(flag, value, capsys):
+    assert cli.main(["data", "suspects", "mini-news", flag, value]) == 2
+    assert "no validation is carved" in capsys.readouterr().err
+
+
 def test_check_takes_none_of_its_flags(capsys):
     assert cli.main(["data", "check", "mini-news", "--folds", "5"]) == 2
     assert "leave out" in capsys.readouterr().err

@@ -100,6 +100,7 @@ def evaluate(
     if robustness and label_shift:
         raise UsageError("robustness is of the classifier as it is, label_shift of another", "ask for one of the two")
     metrics.check_abstain_below(abstain_below or 0.0)
+    trained_shares = runs.label_shares(run) if label_shift else None
     predictor = predict.load(run, **loading)
     rows = rows_of(run, source, split, predictor, text_column, label_column)
     tokens = predictor.tokens(rows.texts)
@@ -109,8 +110,8 @@ def evaluate(
     groups = {by: slices.groups(by, rows, lengths, source, _revision(run, source)) for by in slice_by}
     logits = predictor.predict_logits(tokens)
     probabilities, found = predict.probabilities(logits), None
-    if label_shift:
-        probabilities, found = shift.correct(probabilities, runs.label_shares(run))
+    if trained_shares is not None:
+        probabilities, found = shift.correct(probabilities, trained_shares)
         say(found.line(predictor.labels))
     home = home_of(run, out)
     report = judge(

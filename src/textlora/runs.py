@@ -205,13 +205,21 @@ def adapter_folder(path: str | Path) -> Path:
 
 
 def label_shares(path: str | Path) -> list[float]:
-    """How much of a run's training each label was (C,). Raises UsageError where that isn't known: a bare adapter."""
+    """How much of a run's training each label was (C,), each above 0.
+
+    Raises UsageError where that isn't known (a bare adapter), or where a label had no row: nothing is measured from 0.
+    """
     file = Path(path, "environment.json")
     shares = read_json(file).get("data", {}).get("label_shares") if file.is_file() else None
     if not shares:
         raise UsageError(
             f"{path} doesn't say how frequent each label was in training, and label shift is measured from that",
             "give the run folder, not its adapter alone; runs of older versions don't have it",
+        )
+    if absent := sum(share == 0 for share in shares):
+        raise UsageError(
+            f"{absent} of {path}'s {len(shares)} labels had no training rows, so no shift from those can be measured",
+            "train again without such labels, or predict without label shift",
         )
     return shares
 

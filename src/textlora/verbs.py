@@ -220,6 +220,7 @@ def predict(args: argparse.Namespace) -> Result:
     """Label every row of a file, in order."""
     from textlora import predict as predicting
 
+    trained_shares = runs.label_shares(args.model) if args.label_shift else None
     predictor = predicting.load(args.model, **_loading(args))
     usual = predictor.settings.text_columns
     for note in predicting.data.texts_notes(args.input, text_column=args.text_column, usual=usual):
@@ -232,7 +233,7 @@ def predict(args: argparse.Namespace) -> Result:
         format=args.format,
         text_column=args.text_column,
         sample_submission=args.sample_submission,
-        trained_shares=runs.label_shares(args.model) if args.label_shift else None,
+        trained_shares=trained_shares,
         abstain_below=args.abstain_below or 0.0,
         overwrite=args.overwrite,
         say=say,
@@ -265,6 +266,9 @@ def data(args: argparse.Namespace) -> Result:
 def _suspects(args: argparse.Namespace, config: Config) -> Result:
     from textlora import suspects
 
+    if args.split_seed is not None or args.validation_fraction is not None:
+        fix = "leave out --split-seed and --validation-fraction"
+        raise UsageError("data suspects looks at all rows: no validation is carved", fix)
     folds = suspects.FOLDS if args.folds is None else args.folds
     found = suspects.find(args.source, config, folds=folds, out=args.out, overwrite=args.overwrite, say=say)
     result = found.to_dict() | {"out": args.out}
