@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from textlora import bases, config, runs, space, study
+from textlora import bases, config, prefix, runs, space, study
 from textlora.config import Config
 from textlora.confirm import MARGIN, Contest, claimed, confirm
 from textlora.data import Data
@@ -105,6 +105,7 @@ def tune(
     if overwrite and options.storage and _is_search(folder):  # a study in the folder goes with it
         study.forget(options.storage, options)
     _open_folder(folder, overwrite, opened)
+    shared.folder = folder
     storage = options.storage or f"sqlite:///{folder.resolve() / 'study.db'}"
     store = study.open_study(storage, options, _task_told(prepared, opened, halves, options), opened.start())
     del prepared  # its model: each trial builds its own
@@ -125,6 +126,7 @@ def tune(
     try:
         return _search(search, halves)
     finally:
+        shutil.rmtree(folder / prefix.FOLDER, ignore_errors=True)
         store.close()
 
 

@@ -20,7 +20,7 @@ from peft.helpers import disable_input_dtype_casting
 from scipy.special import softmax
 from transformers import PrinterCallback, TrainerCallback
 
-from textlora import baseline, card, checkpoint, engine, model, plots, predict, runs, trackers
+from textlora import baseline, card, checkpoint, engine, model, plots, predict, prefix, runs, trackers
 from textlora.baseline import Baseline
 from textlora.blend import blend_bag
 from textlora.calibrate import align, calibrate, enough
@@ -87,7 +87,8 @@ def _train_one(run: Run, prepared: Prepared, resume: bool, began: float, say: Sa
     running = engine.use(prepared.network, prepared.config.engine, say)
     clock = clock_for(prepared.config.time_limit_seconds, began, start)
     meter = Meter()
-    with trackers.writing(prepared.config.report_to, run, say):
+    hidden = prefix.left_out(prepared, run.folder / prefix.FOLDER, say)
+    with trackers.writing(prepared.config.report_to, run, say), hidden:
         trained = fit(run, prepared, meter, start=start, clock=clock, say=say)
     temperature = None
     if prepared.plan.bag_of_tokens:  # its shares are a temperature too

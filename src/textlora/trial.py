@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from textlora import engine, metrics, predict, runs
+from textlora import engine, metrics, predict, prefix, runs
 from textlora.callbacks import Meter
 from textlora.clock import CHANCE, clock_for
 from textlora.config import Config
@@ -41,6 +41,7 @@ class Shared:
     objective: str
     marks: Sequence[int]  # texts seen, at which trials are compared
     ids: dict[tuple[tuple[str, ...], str], list[np.ndarray]] = field(default_factory=dict)
+    folder: Path | None = None  # where frozen blocks' output is kept from trial to trial
     closing_seconds: float = 0.0  # the most that a trial took from its last step to its score
 
     def tokenised(self, config: Config, tokenizer: Any, split: Split) -> list[np.ndarray]:
@@ -150,7 +151,9 @@ def _run_trial(
     scores: dict[str, float] = {}
     try:
         engine.use(prepared.network, prepared.config.engine, _quiet)
-        with _interrupts_as_before():
+        kept = shared.folder or folder
+        hidden = prefix.left_out(prepared, kept / prefix.FOLDER, _quiet, watch.left, shared=shared.folder is not None)
+        with _interrupts_as_before(), hidden:
             trained = fit(run, prepared, meter, clock=clock, watching=[watch], say=_quiet)
         closing = time.monotonic()
         if watch.ended == FINISHED:

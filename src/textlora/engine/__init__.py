@@ -6,7 +6,7 @@ never a semantics: what it doesn't cover stays plain, for a stated reason.
 
     families.py   where a family keeps a block's parts      block.py       a block's forward and way back
     product.py    a frozen matrix with its adapters         attention.py   softmax(q k^T) v, two ways
-    short.py      a block on a few tokens
+    short.py      a block on a few tokens                   prefix.py      the frozen blocks below all adapters
     kernels.py    the C++ kernels of csrc/                  reference.py   the same in torch
 """
 
@@ -28,6 +28,7 @@ from textlora.engine.attention import Where, pick
 from textlora.engine.block import Parts, apply
 from textlora.engine.buffers import Buffers
 from textlora.engine.families import BERT, FAMILIES, Family
+from textlora.engine.prefix import Prefix, is_fixed
 from textlora.engine.product import Adapter, Kernels, Product
 from textlora.engine.reference import Norm, Reference
 from textlora.engine.short import FEW, Short, offered
@@ -92,6 +93,22 @@ def restore(model: nn.Module) -> None:
 def swapped_in(model: nn.Module) -> bool:
     """Whether `model` runs on the fast path."""
     return any(hasattr(module.__dict__.get("forward"), "textlora_engine") for module in model.modules())
+
+
+def frozen_prefix(model: nn.Module) -> Prefix | None:
+    """The embeddings and blocks of `model` that no adapter touches and that make the same of a text in every pass.
+
+    None if it doesn't run on the fast path, has adapters in its lowest block, or drops or trains anything below.
+    """
+    if not swapped_in(model):
+        return None
+    (family, blocks), network = _blocks(model), _base(model)
+    depth = next((i for i, block in enumerate(blocks[:-1]) if _adapted(block)), len(blocks) - 1)
+    encoder = getattr(network, network.base_model_prefix, network)
+    embeddings = [m for name in ("embeddings", "embeddings_project") if (m := getattr(encoder, name, None)) is not None]
+    if not depth or not is_fixed([*embeddings, *blocks[:depth]]):
+        return None
+    return Prefix(network, embeddings, blocks, depth, family.returns_tuple)
 
 
 # ---------------------------------------------------------------------------------------------------- what is covered
