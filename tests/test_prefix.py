@@ -248,7 +248,7 @@ def test_trials_share_what_the_first_computed(
     monkeypatch.setattr(prefix, "_run", lambda *given: made.append(1) or run(*given))
     for number, rate in enumerate((5e-3, 1e-3)):
         config = tiny_config(**TWO_PASSES, learning_rate=rate)
-        outcome = run_trial(config, shared, tmp_path / str(number), lambda *_: False, lambda: 1e3)
+        outcome = run_trial(lambda own=config: own, shared, tmp_path / str(number), lambda *_: False, lambda: 1e3)
         assert outcome.ended == FINISHED
     assert len(made) == 1
     assert len(list((tmp_path / prefix.FOLDER).iterdir())) == 1
