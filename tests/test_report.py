@@ -211,6 +211,8 @@ def test_rows_of_a_file_are_what_the_page_is_about(run, tiny_base, tmp_path, cap
     assert f"this run, rows of {rows.name}" in text
     assert all(line in text for line in weaknesses(found))
     assert str(tmp_path) not in html
+    for look in re.findall(r'class="(whisker c\d)"', html):  # an interval without its colour isn't seen
+        assert f".{look.replace(' ', '.')} {{" in html
     shown = re.findall(r"<pre><code>(pip install.*?)</code></pre>", html, re.S)[0]
     again = shlex.split(unescape(shown).splitlines()[-1])
     assert again[:9] == ["textlora", "report", "runs/again", "--data", rows.name, *columns]
