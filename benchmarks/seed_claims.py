@@ -151,11 +151,15 @@ def page(found: list[dict[str, Any]], rows: int, seeds: int) -> str:
         for line in one["beside"]:
             points = f"{100 * line['gain']:+.2f} ({100 * line['low']:+.2f} to {100 * line['high']:+.2f})"
             lines += [
-                f"| {line['against']} | {one['accuracy'][line['against']]:.4f} | {points} | {line['p']:.3f} | "
+                f"| {line['against']} | {one['accuracy'][line['against']]:.4f} | {points} | {_p(line['p'])} | "
                 f"**{line['verdict']}** |"
             ]
         lines += [""]
     return "\n".join(lines)
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "below 0.001"
 
 
 def main() -> None:
