@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,6 +103,25 @@ def test_test_reads_are_counted_and_only_those(run, loading):
     assert evaluate(run, "mini-news", "validation", **loading).test_reads is None
     assert [evaluate(run, "mini-news", "test", **loading).test_reads for _ in range(2)] == [1, 2]
     assert len((run / "evaluation" / "test_reads.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_report_written_elsewhere_counts_in_the_run(run, loading, tmp_path):
+    from textlora import runs
+
+    reads = [evaluate(run, "mini-news", "test", out=out, **loading).test_reads for out in (tmp_path / "out", "")]
+    assert reads == [1, 2]
+    assert not (tmp_path / "out" / "evaluation" / "test_reads.jsonl").exists()
+    runs.verify(run)
+
+
+def test_a_run_that_may_only_be_read_is_counted_where_its_report_is(run, loading, tmp_path, monkeypatch):
+    may = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode, **rest: Path(path) != run / "evaluation" and may(path, mode, **rest)
+    )
+    assert evaluate(run, "mini-news", "test", out=tmp_path / "out", **loading).test_reads == 1
+    assert not (run / "evaluation" / "test_reads.jsonl").exists()
+    assert (tmp_path / "out" / "evaluation" / "test_reads.jsonl").is_file()
 
 
 def test_reports_of_splits_stand_side_by_side(run, loading):

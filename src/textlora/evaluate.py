@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -89,7 +90,8 @@ def evaluate(
 ) -> Report:
     """Score a run (or a bare adapter) on one split of `source` and write the report.
 
-    A run's report goes into its evaluation/ folder; a bare adapter's only to `out`, if given. `say` receives lines
+    A run's report goes into its evaluation/ folder or to `out`, a bare adapter's only to `out`; that the test split was
+    read is counted in the run wherever the report goes, unless it can't be written to. `say` receives lines
     for people: what was recognised in the data, how many texts are too long; `loading` is passed to `predict.load`.
     `label_shift` judges with other shares of labels allowed for, found from the texts alone (textlora.shift).
     Where the model's matrices are rounded, labels that this flips are looked for among the rows nearest to a tie.
@@ -113,13 +115,14 @@ def evaluate(
     if trained_shares is not None:
         probabilities, found = shift.correct(probabilities, trained_shares)
         say(found.line(predictor.labels))
-    home = home_of(run, out)
+    home, counted = home_of(run, out), _counting(run, out)
     report = judge(
         rows,
         source,
         probabilities,
         predictor.labels,
         home,
+        counted=counted,
         trainable_parameters=predictor.settings.trainable_parameters,
         cut=tokens.cut,
         warnings=overlap(run, rows),
@@ -133,7 +136,8 @@ def evaluate(
     )
     if home and home.config_file.is_file():
         _renew_card(home)
-        seal_evaluation(home)
+    if counted and counted.config_file.is_file():
+        seal_evaluation(counted)
     return report
 
 
@@ -144,6 +148,7 @@ def judge(
     labels: Sequence[str],
     home: Run | None,
     *,
+    counted: Run | None = None,
     trainable_parameters: int | None,
     cut: Cut,
     warnings: tuple[str, ...] = (),
@@ -155,7 +160,10 @@ def judge(
     robustness: tuple[dict[str, Any], ...] = (),
     asked: Mapping[str, Any] | None = None,
 ) -> Report:
-    """The report on `rows` from their probabilities (N, C), written under `home`'s evaluation/ if there is one."""
+    """The report on `rows` from their probabilities (N, C), written under `home`'s evaluation/ if there is one.
+
+    `counted` is where a reading of the test split is counted.
+    """
     scores = metrics.score(rows.labels, probabilities, labels)
     correct = probabilities.argmax(1) == rows.labels
     report = Report(
@@ -166,7 +174,7 @@ def judge(
         mistakes=metrics.confident_mistakes(rows.labels, probabilities, rows.texts, labels),
         distribution=metrics.prediction_distribution(probabilities, labels),
         trainable_parameters=trainable_parameters,
-        test_reads=count_read(home, rows, source, scores.accuracy),
+        test_reads=count_read(counted, rows, source, scores.accuracy),
         cut=cut,
         warnings=warnings,
         flips=flips,
@@ -234,6 +242,13 @@ def _renew_card(home: Run) -> None:
         splits = runs.read_json(home.evaluation / REPORT)["splits"]
         runs.write_text(path, card.with_figures(path.read_text(encoding="utf-8"), splits))
         home.seal("adapter/README.md")
+
+
+def _counting(run: str | Path, out: str | Path) -> Run | None:
+    """Where readings of the test split are counted: in the run itself; in `out` for a bare adapter, or a run that only
+    may be read."""
+    itself = home_of(run, "")
+    return itself if itself and os.access(itself.evaluation, os.W_OK) else home_of(run, out)
 
 
 def count_read(home: Run | None, rows: Split, source: str, accuracy: float) -> int | None:
