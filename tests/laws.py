@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from textlora import adapter, predict
 from textlora import model as models
-from textlora import predict
 from textlora.budget import Plan
 from textlora.header import read_header
 from textlora.longtext import Cut
@@ -24,8 +24,8 @@ def assert_planned_is_built(plan: Plan, network: torch.nn.Module) -> None:
 
 def assert_built_is_saved(plan: Plan, network: torch.nn.Module, folder: Path) -> None:
     """What is saved is what was trained: no tensor more, none less."""
-    models.save_weights(network, folder)
-    shapes = read_header(folder / models.WEIGHTS)
+    adapter.save_weights(network, folder)
+    shapes = read_header(folder / adapter.WEIGHTS)
     assert plan.trainable == sum(int(np.prod(shape)) for shape in shapes.values())
 
 

@@ -10,7 +10,7 @@ import pytest
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
-from textlora import model as models
+from textlora import adapter
 from textlora.config import Config
 from textlora.prepare import Prepared, prepare
 from textlora.train import train
@@ -23,13 +23,13 @@ def quiet(_: str) -> None:
 def plain_peft(prepared: Prepared) -> PeftModel:
     """A plain PEFT model with the base and the initial adapter of `prepared`."""
     config = prepared.config
-    initial = {name: tensor.clone() for name, tensor in models.adapter_tensors(prepared.network).items()}
+    initial = {name: tensor.clone() for name, tensor in adapter.adapter_tensors(prepared.network).items()}
     base = copy.deepcopy(prepared.network).unload()
     lora = LoraConfig(
         task_type="SEQ_CLS", r=config.lora_r, lora_alpha=config.lora_alpha, target_modules=list(config.target_modules)
     )
     network = get_peft_model(base, lora)
-    models.set_adapter_tensors(network, initial)
+    adapter.set_adapter_tensors(network, initial)
     return network
 
 

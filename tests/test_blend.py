@@ -11,7 +11,7 @@ import torch
 from conftest import FAMILIES
 from laws import assert_built_is_saved, assert_planned_is_built, assert_same_logits, tokens_of
 
-from textlora import bag, bases, budget, predict
+from textlora import adapter, bag, bases, budget, predict
 from textlora import config as configs
 from textlora import model as models
 from textlora.blend import blend_bag
@@ -82,7 +82,7 @@ def test_a_run_saves_it_reloads_it_and_counts_it(trained):
     settings = json.loads((run / "adapter" / "textlora.json").read_text())
     assert plan["bag_of_tokens"] == 400 * 4
     assert settings["bag_of_tokens"] is True
-    weights = models.read_weights(run / "adapter")["base_model.model.bag_of_tokens.weight"]
+    weights = adapter.read_weights(run / "adapter")["base_model.model.bag_of_tokens.weight"]
     assert weights.shape == (400, 4)
     assert weights.any()
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from laws import assert_built_is_saved, assert_planned_is_built, pad_id, tokens_of
 from scipy.optimize import minimize
 
-from textlora import bases, budget, calibrate, predict
+from textlora import adapter, bases, budget, calibrate, predict
 from textlora import model as models
 from textlora.errors import UsageError
 
@@ -174,5 +174,5 @@ def test_a_resumed_run_finds_the_same(many_rows, trained, tiny_config, tmp_path)
     for path in (half / "summary.json", *(half / "checkpoints" / "checkpoint-6").iterdir()):
         path.unlink()
     run = train(replace(config), out=half, resume=True, say=lambda _: None).folder
-    for name in (models.WEIGHTS, "textlora.json"):
+    for name in (adapter.WEIGHTS, "textlora.json"):
         assert (run / "adapter" / name).read_bytes() == (whole / "adapter" / name).read_bytes()

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel
 
-from textlora import bases, budget, device, engine, predict
+from textlora import adapter, bases, budget, device, engine, predict
 from textlora import model as models
 from textlora.engine import kernels
 from textlora.engine.attention import ByProducts, InTiles, Sizes, Where
@@ -405,12 +405,12 @@ def test_several_threads_may_predict_with_one_model(tiny_config: Tiny) -> None:
 def test_names_and_parameters_stay_what_they_were(tiny_config: Tiny) -> None:
     network = build(tiny_config)
     before = {name: (id(p), p.detach().clone()) for name, p in network.named_parameters()}
-    tensors = {name: t.clone() for name, t in models.adapter_tensors(network).items()}
+    tensors = {name: t.clone() for name, t in adapter.adapter_tensors(network).items()}
     engine.swap_in(network)
     for name, parameter in network.named_parameters():
         assert id(parameter) == before[name][0]
         assert torch.equal(parameter, before[name][1]), name
-    assert tensors.keys() == models.adapter_tensors(network).keys()
+    assert tensors.keys() == adapter.adapter_tensors(network).keys()
 
 
 # ----------------------------------------------------------------------------------------- each kernel and its twin

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from laws import tokens_of
 
 from textlora import predict
+from textlora.adapter import AdapterSettings
 from textlora.config import CHOICES
 from textlora.evaluate import evaluate
 from textlora.longtext import HEAD_TAIL, SHARE, TRUNCATE, WINDOW_MEAN, Cut, Frame, head_of, spans
-from textlora.model import AdapterSettings
 from textlora.tokens import Collator, Rows, fit, frame, load_tokenizer, tokenize, whole
 from textlora.train import train
 from textlora.trainer import step_loss

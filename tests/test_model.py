@@ -22,7 +22,7 @@ from laws import (
 )
 from transformers.utils import logging as hf_logging
 
-from textlora import device, predict
+from textlora import adapter, device, predict
 from textlora import model as models
 from textlora.errors import DamagedError, ResourceError, UsageError
 from textlora.prepare import plan_for
@@ -126,7 +126,7 @@ def test_a_reload_gives_the_same_logits_bit_for_bit(head, pooling, variant, dtyp
 def stir(network):
     """Noise into every trained tensor: a fresh adapter would hide what is lost."""
     with torch.no_grad():
-        for tensor in models.adapter_tensors(network).values():
+        for tensor in adapter.adapter_tensors(network).values():
             tensor.add_(torch.randn_like(tensor) * 0.1)
 
 
@@ -167,8 +167,8 @@ def test_a_low_rank_heads_product_starts_as_large_as_one_matrix(labels, tiny_con
 
 
 def save(network, config, sha, plan, folder):
-    models.save_weights(network, folder)
-    models.AdapterSettings(
+    adapter.save_weights(network, folder)
+    adapter.AdapterSettings(
         form="stock" if config.head == "full" else "textlora",
         base=models.bases.find(config.base).hub_id,
         base_sha256=sha,
@@ -211,16 +211,16 @@ def test_a_missing_surplus_or_misshapen_tensor_is_refused(saved, change, phrase)
     from safetensors.torch import load_file, save_file
 
     config, folder = saved
-    tensors = load_file(folder / models.WEIGHTS)
+    tensors = load_file(folder / adapter.WEIGHTS)
     change(tensors)
-    save_file(tensors, folder / models.WEIGHTS)
+    save_file(tensors, folder / adapter.WEIGHTS)
     with pytest.raises(DamagedError, match=phrase):
         models.load(folder, base_weights=config.base_weights, dtype=torch.float32)
 
 
 def test_a_cut_adapter_file_is_refused(saved):
     config, folder = saved
-    path = folder / models.WEIGHTS
+    path = folder / adapter.WEIGHTS
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(DamagedError, match="damaged"):
         models.load(folder, base_weights=config.base_weights, dtype=torch.float32)
@@ -228,7 +228,7 @@ def test_a_cut_adapter_file_is_refused(saved):
 
 def test_a_pickled_adapter_is_never_read(saved):
     config, folder = saved
-    (folder / models.WEIGHTS).rename(folder / "adapter_model.bin")
+    (folder / adapter.WEIGHTS).rename(folder / "adapter_model.bin")
     with pytest.raises(DamagedError, match="never read"):
         models.load(folder, base_weights=config.base_weights, dtype=torch.float32)
 
@@ -338,7 +338,7 @@ def test_weights_of_another_family_are_refused(tiny_config, tiny_base):
 
 def test_a_config_that_is_no_table_is_damaged(saved):
     config, folder = saved
-    (folder / models.PEFT_CONFIG).write_text("[]")
+    (folder / adapter.PEFT_CONFIG).write_text("[]")
     with pytest.raises(DamagedError, match="no adapter's config"):
         models.load(folder, base_weights=config.base_weights, dtype=torch.float32)
 

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from textlora import predict
+from textlora.adapter import WEIGHTS
 from textlora.errors import UsageError
-from textlora.model import WEIGHTS
 from textlora.tokens import load_tokenizer
 
 HEADS = [

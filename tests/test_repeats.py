@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textlora import model as models
-from textlora import repeats, runs
+from textlora import adapter, repeats, runs
 from textlora.errors import UsageError
 from textlora.runs import Run
 from textlora.train import train
@@ -26,7 +25,7 @@ def quiet(_: str) -> None:
 
 
 def weights(run: Path) -> bytes:
-    return (run / "adapter" / models.WEIGHTS).read_bytes()
+    return (run / "adapter" / adapter.WEIGHTS).read_bytes()
 
 
 @pytest.fixture(scope="module")

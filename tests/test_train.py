@@ -17,9 +17,8 @@ import torch
 from conftest import CORPUS
 from plain_trainer import assert_first_losses_equal_the_plain_trainers
 
+from textlora import adapter, runs
 from textlora import config as configs
-from textlora import model as models
-from textlora import runs
 from textlora.errors import BudgetError, GateError, UsageError
 from textlora.runs import Run
 from textlora.train import train
@@ -33,14 +32,14 @@ def quiet(_: str) -> None:
 
 
 def weights(run: Path) -> bytes:
-    return (run / "adapter" / models.WEIGHTS).read_bytes()
+    return (run / "adapter" / adapter.WEIGHTS).read_bytes()
 
 
 def test_a_run_leaves_the_documented_files_and_nothing_pickled(trained):
     run = trained("bert")
     for name in ("config.toml", "plan.json", "environment.json", "metrics.jsonl", "summary.json", "manifest.json"):
         assert (run / name).is_file(), name
-    for name in (models.WEIGHTS, models.PEFT_CONFIG, runs.ADAPTER_SETTINGS, "tokenizer.json", "README.md"):
+    for name in (adapter.WEIGHTS, adapter.PEFT_CONFIG, runs.ADAPTER_SETTINGS, "tokenizer.json", "README.md"):
         assert (run / "adapter" / name).is_file(), name
     for name in ("report.json", "loss.png", "accuracy.png", "precision_recall_f1.png", "learning_rate_dropout.png"):
         assert (run / "evaluation" / name).is_file(), name
@@ -50,9 +49,9 @@ def test_a_run_leaves_the_documented_files_and_nothing_pickled(trained):
 
 def test_the_adapter_names_its_base_by_hub_id_never_by_a_path(trained):
     run = trained("bert")
-    peft = json.loads((run / "adapter" / models.PEFT_CONFIG).read_text())
+    peft = json.loads((run / "adapter" / adapter.PEFT_CONFIG).read_text())
     assert peft["base_model_name_or_path"] == "google-bert/bert-base-uncased"
-    assert str(run.parent) not in (run / "adapter" / models.PEFT_CONFIG).read_text()
+    assert str(run.parent) not in (run / "adapter" / adapter.PEFT_CONFIG).read_text()
     assert len(peft["target_modules"]) == 12  # in full: an ending could match a pooler elsewhere
 
 
@@ -200,18 +199,18 @@ def test_training_refuses_to_start_without_data(tiny_config, tmp_path):
 
 
 def test_a_save_that_loses_something_is_noticed(tiny_config, tmp_path, monkeypatch):
-    save = models.save_weights
+    save = adapter.save_weights
 
     def lossy(network, folder):
         with torch.no_grad():
-            tensors = models.adapter_tensors(network)
+            tensors = adapter.adapter_tensors(network)
             first = next(iter(tensors.values()))
             kept = first.clone()
             first.add_(1e-3)
             save(network, folder)
             first.copy_(kept)
 
-    monkeypatch.setattr(models, "save_weights", lossy)
+    monkeypatch.setattr(adapter, "save_weights", lossy)
     with pytest.raises(GateError, match="other logits after loading"):
         train(tiny_config("bert", max_steps=2), out=tmp_path / "run", say=quiet)
 

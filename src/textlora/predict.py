@@ -23,10 +23,10 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from textlora import data, device, engine, meta, metrics, model, runs, shift
+from textlora.adapter import AdapterSettings
 from textlora.clean import clean
 from textlora.errors import DataError, GateError, UsageError
 from textlora.longtext import Cut
-from textlora.model import AdapterSettings
 from textlora.shapes import longest_text
 from textlora.submission import Submission, Writer
 from textlora.tokens import Collator, Tokens, load_tokenizer, sorted_batches, tokenize

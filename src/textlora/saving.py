@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from peft import PeftModel
 
-from textlora import bases, device, engine, model, predict, runs
+from textlora import adapter, bases, device, engine, model, predict, runs
+from textlora.adapter import AdapterSettings
 from textlora.errors import GateError
-from textlora.model import AdapterSettings
 from textlora.prepare import Prepared
 from textlora.runs import Run
 
@@ -40,7 +40,7 @@ def save_adapter(run: Run, prepared: Prepared, trained: PeftModel, temperature: 
         budget=config.budget,
         trainable_parameters=prepared.plan.trainable,
     )
-    model.save_weights(trained, run.adapter)
+    adapter.save_weights(trained, run.adapter)
     settings.write(run.adapter)
     with runs.storing(run.adapter):
         prepared.tokenizer.save_pretrained(run.adapter)
@@ -66,6 +66,6 @@ def distrust(run: Run, prepared: Prepared, trained: PeftModel) -> None:
     allowed = 0.0 if device.pick_device().type == "cpu" else 1e-3  # a GPU may pick another kernel
     if not difference <= allowed:
         raise GateError(f"the saved adapter gives other logits after loading, by up to {difference:.3g}", "report this")
-    saved = sum(tensor.numel() for tensor in model.read_weights(run.adapter).values())
+    saved = sum(tensor.numel() for tensor in adapter.read_weights(run.adapter).values())
     if saved != prepared.plan.trainable:
         raise GateError(f"planned {prepared.plan.trainable:,} parameters, the file holds {saved:,}", "report this")

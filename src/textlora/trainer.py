@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
-from textlora import checkpoint, device, model, optim, runs
+from textlora import adapter, checkpoint, device, optim, runs
 from textlora.callbacks import Meter
 from textlora.config import Config
 from textlora.errors import UsageError
@@ -134,7 +134,7 @@ class TextTrainer(Trainer):
             checkpoint.seal(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        model.save_weights(self._peft_model(), Path(output_dir or self.args.output_dir or ""))
+        adapter.save_weights(self._peft_model(), Path(output_dir or self.args.output_dir or ""))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.args.should_save:
@@ -163,7 +163,7 @@ class TextTrainer(Trainer):
             checkpoint.set_rng_state(checkpoint.read_state(Path(checkpoint_folder), f"rng-{self.args.process_index}"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model_: Any = None) -> None:
-        model.set_adapter_tensors(self._peft_model(), model.read_weights(Path(resume_from_checkpoint)))
+        adapter.set_adapter_tensors(self._peft_model(), adapter.read_weights(Path(resume_from_checkpoint)))
 
     def _load_best_model(self) -> None:
         """By the step, not by the path that the state remembers: the run's folder may have been moved since."""
