@@ -491,36 +491,98 @@ def test_softmax_and_heads_are_their_twins(natives: list[tuple[str, Any]], S: in
             assert torch.allclose(a.float(), b.float(), rtol=1e-2, atol=1e-3 if bf16 else 1e-6), (isa, i)
 
 
-@given(
-    S=st.one_of(st.integers(1, 70), st.sampled_from([127, 128, 129, 300, 512])),
-    B=st.integers(1, 3),
-    H=st.integers(1, 3),
-    K=st.sampled_from([32, 64, 96]),
-    position=st.booleans(),
-    seed=st.integers(0, 99),
-)
-def test_attention_in_tiles_is_attention_by_products(S: int, B: int, H: int, K: int, position: bool, seed: int) -> None:
-    found = kernels.load()
-    if not found.tiles:
-        pytest.skip("this CPU has no AMX units")
-    sizes, T, D = Sizes(B, H, S, K), B * S, H * K
+def _attended(
+    attention: Any, sizes: Sizes, dtype: torch.dtype, position: bool, seed: int, dead: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output and gradient of an attention whose first text has masked keys; `dead`: which hold huge numbers."""
+    B, H, S, K, Q = sizes
+    T, D = B * S, H * K
     mask = torch.zeros(B, S)
     mask[0, S // 2 + 1 :] = torch.finfo(torch.bfloat16).min
     where = Where(mask, _numbers(seed + 1, H, S, S) if position else None)
     qkv, bias = _numbers(seed, T, 3 * D).mul_(0.5), _numbers(seed + 2, 3 * D).mul_(0.1)
-    dout = _numbers(seed + 3, T, D)
+    if dead:
+        qkv[S // 2 + 1 : S, D:] = 1e4
+    dout = _numbers(seed + 3, B, S, D)[:, :Q].reshape(B * Q, D)
+    out, dqkv = torch.full((B * Q, D), 9.0, dtype=dtype), torch.full((T, 3 * D), 9.0, dtype=dtype)
+    keep, scratch = Buffers(), Buffers()
+    kept = attention.forward(out, qkv.to(dtype), bias, where, sizes, keep, scratch)
+    attention.backward(dqkv, dout.to(dtype), kept, sizes, scratch)
+    return out.float(), dqkv.float()
 
-    def both(attention: Any, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        out, dqkv = torch.full((T, D), 9.0, dtype=dtype), torch.full((T, 3 * D), 9.0, dtype=dtype)
-        keep, scratch = Buffers(), Buffers()
-        kept = attention.forward(out, qkv.to(dtype), bias, where, sizes, keep, scratch)
-        attention.backward(dqkv, dout.to(dtype), kept, sizes, scratch)
-        return out.float(), dqkv.float()
 
-    exact = both(ByProducts(Reference()), torch.float32)
-    fast = both(InTiles(found), torch.bfloat16)
-    for one, other in zip(exact, fast, strict=True):
+def _in_tiles() -> InTiles:
+    found = kernels.load()
+    if not found.tiles:
+        pytest.skip("this CPU has no AMX units")
+    return InTiles(found)
+
+
+@given(
+    S=st.one_of(st.integers(1, 130), st.sampled_from([300, 511, 512])),
+    B=st.integers(1, 3),
+    H=st.integers(1, 3),
+    K=st.sampled_from([32, 64, 96]),
+    queries=st.sampled_from([None, 1, 16, 17, 40]),
+    position=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_attention_in_tiles_is_attention_by_products(
+    S: int, B: int, H: int, K: int, queries: int | None, position: bool, seed: int
+) -> None:
+    sizes = Sizes(B, H, S, K, min(queries or S, S))
+    exact = _attended(ByProducts(Reference()), sizes, torch.float32, position, seed)
+    fast = _attended(_in_tiles(), sizes, torch.bfloat16, position, seed)
+    again = _attended(_in_tiles(), sizes, torch.bfloat16, position, seed)
+    for one, other, twice in zip(exact, fast, again, strict=True):
         assert (one - other).norm() <= 0.02 * one.norm() + 1e-3
+        assert torch.equal(other, twice)
+
+
+@given(S=st.integers(1, 100), queries=st.integers(1, 40), position=st.booleans(), tiles=st.booleans())
+def test_attention_of_the_first_queries_is_the_first_of_all(S: int, queries: int, position: bool, tiles: bool) -> None:
+    B, H, K, Q = 2, 2, 32, min(queries, S)
+    attention = _in_tiles() if tiles else ByProducts(Reference())
+    dtype = torch.bfloat16 if tiles else torch.float32
+    out, dqkv = _attended(attention, Sizes(B, H, S, K, S), dtype, position, S)
+    first, dfirst = _attended(attention, Sizes(B, H, S, K, Q), dtype, position, S)
+    torch.testing.assert_close(out.view(B, S, -1)[:, :Q], first.view(B, Q, -1), rtol=1e-6, atol=1e-6)
+    dq, dq_first = (d.view(B, S, 3, -1)[:, :, 0] for d in (dqkv, dfirst))
+    torch.testing.assert_close(dq[:, :Q], dq_first[:, :Q], rtol=1e-6, atol=1e-6)
+    assert not dq_first[:, Q:].any()
+
+
+@pytest.mark.parametrize("S", [5, 32, 33, 70])
+def test_masked_keys_have_exactly_no_share(S: int) -> None:
+    """Whatever they hold: outputs and the other keys' gradients are the same to the last bit, and theirs are zeros."""
+    sizes = Sizes(2, 2, S, 32, S)
+    (out, dqkv), (dead, ddead) = (
+        _attended(_in_tiles(), sizes, torch.bfloat16, False, 0, dead=dead) for dead in (False, True)
+    )
+    assert torch.equal(out, dead)
+    assert torch.equal(dqkv, ddead)
+    assert not dqkv[S // 2 + 1 : S, 2 * 32 :].any()
+    assert dqkv[: S // 2 + 1].any(1).all()
+
+
+def test_attention_keeps_nans_in_their_text_and_the_way_the_threads_count() -> None:
+    """Kernels take denormals for zeros, but only while they run."""
+    attention, sizes = _in_tiles(), Sizes(2, 1, 20, 32, 20)
+    qkv, mask = _numbers(0, 40, 96, dtype=torch.bfloat16), torch.zeros(2, 20)
+    qkv[3, 5] = float("nan")  # of a query
+    qkv[20:] *= 60  # scores so far apart that shares would be denormals
+    out, dqkv = torch.zeros(40, 32, dtype=torch.bfloat16), torch.zeros(40, 96, dtype=torch.bfloat16)
+    keep = Buffers()
+    kept = attention.forward(out, qkv, torch.zeros(96), Where(mask, None), sizes, keep, keep)
+    attention.backward(dqkv, _numbers(1, 40, 32, dtype=torch.bfloat16), kept, sizes, keep)
+    assert out[3].isnan().all()
+    assert out[[*range(3), *range(4, 40)]].isfinite().all()
+    assert dqkv[:20, 32:].isnan().all()  # keys and values: that query's gradient is in all of them
+    assert dqkv[20:].isfinite().all()
+    for found in (out[20:], dqkv[20:]):
+        assert (found[found != 0].abs() >= torch.finfo(torch.bfloat16).tiny).all()
+    tiny = torch.full((100_000,), 1e-40)
+    assert (tiny * 0.5 != 0).all()
 
 
 def test_a_nan_stays_one(natives: list[tuple[str, Any]]) -> None:

@@ -48,6 +48,11 @@ class Parts:
         """Whether only each text's first row is wanted now."""
         return self.following is None and self.scratch.first_only
 
+    def sizes(self, x_BSD: Tensor) -> Sizes:
+        """Of the attention on such an input."""
+        B, S, D = x_BSD.shape
+        return Sizes(B, self.heads, S, D // self.heads, 1 if self.reads_first else S)
+
     @property
     def trained(self) -> list[nn.Parameter]:
         return [*self.qkv.trained, *self.out.trained, *self.up.trained, *self.down.trained]
@@ -77,7 +82,7 @@ class Kept(NamedTuple):
 def run(parts: Parts, x_TD: Tensor, where: Where, sizes: Sizes, keep: Buffers) -> tuple[Tensor, Kept]:
     """The block's forward; all that `Kept` holds lies in `keep`, which is `parts.scratch` if there is no way back."""
     (T, D), dtype, k, scratch = x_TD.shape, x_TD.dtype, parts.kernels, parts.scratch
-    F, trains, every = parts.up.N, keep is not scratch, sizes.S if parts.reads_first else 1
+    F, trains, every = parts.up.N, keep is not scratch, sizes.S // sizes.Q
     R = T // every  # rows from the attention on
 
     def rows(name: str) -> Tensor:
@@ -90,10 +95,7 @@ def run(parts: Parts, x_TD: Tensor, where: Where, sizes: Sizes, keep: Buffers) -
     qkv_T3D = keep.take("qkv", (T, 3 * D), dtype)
     dropped_qkv = parts.qkv.forward(x, qkv_T3D)
     o = inputs(parts.out, "o")
-    o_TD = o[:, :D] if every == 1 else scratch.take("o_all", (T, D), dtype)
-    scores = parts.attention.forward(o_TD, qkv_T3D, parts.qkv.bias_N, where, sizes, keep, scratch)
-    if every > 1:
-        o[:, :D] = o_TD[::every]
+    scores = parts.attention.forward(o[:, :D], qkv_T3D, parts.qkv.bias_N, where, sizes, keep, scratch)
     h1_RD = keep.take("h1", (R, D), dtype)
     dropped_out = parts.out.forward(o, h1_RD)
     y, mean_1, rstd_1 = inputs(parts.up, "y"), rows("mean_1"), rows("rstd_1")
@@ -129,19 +131,15 @@ def run_back(
     do_RD = scratch.take("dy", (R, D), dtype)
     out = parts.out.backward(dh1, kept.o, kept.dropped[1], do_RD)
     dqkv = parts.qkv.room_for_gradients(scratch, "wide", T)
-    do_TD = _among_all(do_RD, scratch.take("do_all", (T, D), dtype)) if R < T else do_RD
-    parts.attention.backward(dqkv[:, : 3 * D], do_TD, kept.scores, sizes, scratch)
+    parts.attention.backward(dqkv[:, : 3 * D], do_RD, kept.scores, sizes, scratch)
     dx_TD = None
     if wants_dx:
-        dx_TD = _among_all(dh1[:, :D], keep.take("dx", (T, D), dtype)) if R < T else dh1[:, :D]
+        dx_TD = dh1[:, :D]
+        if R < T:
+            dx_TD = keep.take("dx", (T, D), dtype).zero_()
+            dx_TD[:: T // R] = dh1[:, :D]
     qkv = parts.qkv.backward(dqkv, kept.x, kept.dropped[0], dx_TD, add=True)
     return dx_TD, [*qkv, *out, *up, *down]
-
-
-def _among_all(first_BD: Tensor, all_TD: Tensor) -> Tensor:
-    """Each text's first row, and zeros for its others."""
-    all_TD.zero_()[:: len(all_TD) // len(first_BD)] = first_BD
-    return all_TD
 
 
 class Block(torch.autograd.Function):
@@ -150,7 +148,7 @@ class Block(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BSD: Tensor, where: Where, parts: Parts, *trained: Tensor) -> Tensor:
         B, S, D = x_BSD.shape
-        ctx.parts, ctx.sizes = parts, Sizes(B, parts.heads, S, D // parts.heads)
+        ctx.parts, ctx.sizes = parts, parts.sizes(x_BSD)
         ctx.keep = parts.spare.pop() if parts.spare else Buffers()
         x_TD = x_BSD.detach().reshape(B * S, D)
         out_RD, ctx.kept = run(parts, x_TD, where, ctx.sizes, ctx.keep)
@@ -161,8 +159,7 @@ class Block(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dout_BSD: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        B, _, _, _ = ctx.sizes
-        D = dout_BSD.shape[2]
+        B, D = ctx.sizes.B, dout_BSD.shape[2]
         dout_RD = dout_BSD.reshape(-1, D)
         dout_RD = dout_RD if dout_RD.stride(1) == 1 else dout_RD.contiguous()  # of a mean over tokens it is expanded
         dx_TD, trained = run_back(ctx.parts, dout_RD, ctx.kept, ctx.sizes, ctx.keep, ctx.needs_input_grad[0])
@@ -177,5 +174,4 @@ def apply(parts: Parts, x_BSD: Tensor, where: Where) -> Tensor:
     if torch.is_grad_enabled() and (trained or x_BSD.requires_grad):
         return Block.apply(x_BSD, where, parts, *trained)  # type: ignore[no-any-return]
     B, S, D = x_BSD.shape
-    sizes = Sizes(B, parts.heads, S, D // parts.heads)
-    return run(parts, x_BSD.detach().reshape(B * S, D), where, sizes, parts.scratch)[0].view(B, -1, D)
+    return run(parts, x_BSD.detach().reshape(B * S, D), where, parts.sizes(x_BSD), parts.scratch)[0].view(B, -1, D)

@@ -2,236 +2,237 @@
 //
 // Scores are made transposed, keys down and queries across, so that softmax's sums over keys are sums of vectors, and
 // nothing of size S x S leaves the cache: the way back makes the scores again, from each query's largest score and the
-// reciprocal of its sum. Queries, keys and values are read where their product with the weights left them.
+// reciprocal of its sum. Scores are in units of log 2, so that e^score is 2^score.
 //
-// B texts, H heads, S width, K features of a head (a multiple of 32), P = S rounded up to 32. Its twin is
-// attention.ByProducts.
+// Biases of keys and values cost nothing in between: the first adds the same to all scores of a query, the second to its
+// output (its shares' sum is 1) and to all of dp. So keys and values are read as their product with the weights left them.
+//
+// B texts, H heads, S width, K features of a head (a multiple of 32), Q <= S the first queries of each text that are
+// wanted, P and R: S and Q rounded up to 32. Its twin is attention.ByProducts.
 
-#include "tiles.h"
+#include "heads.h"
 
 #ifdef __AMX_BF16__
 #include <sys/syscall.h>
 #include <unistd.h>
 
-// Two products at once, so that one's latency hides behind the other's: each c (16 x 16, rows ldc floats apart) = or += A B
-// over `chunks` of 32; tiles of A and B lie a_step and b_step apart.
-template <bool add>
-static inline void products(float *c0, float *c1, i64 ldc, const bf16 *a0, const bf16 *a1, i64 lda, i64 a_step,
-                            const u32 *b0, const u32 *b1, i64 b_step, i64 chunks) {
-    if (add) { _tile_loadd(0, c0, ldc * 4); _tile_loadd(1, c1, ldc * 4); } else { _tile_zero(0); _tile_zero(1); }
-    for (i64 i = 0; i < chunks; i++) {
-        _tile_loadd(2, a0 + i * a_step, lda * 2);
-        _tile_loadd(4, b0 + i * b_step, 64);
-        _tile_dpbf16ps(0, 2, 4);
-        _tile_loadd(3, a1 + i * a_step, lda * 2);
-        _tile_loadd(5, b1 + i * b_step, 64);
-        _tile_dpbf16ps(1, 3, 5);
+constexpr float LOG2E = 1.44269504f;
+
+static inline vf larger(vf x, vf y) { return (vf)_mm512_max_ps((__m512)x, (__m512)y); }
+
+// by * 2^x to 1 part in 13,000, by a cubic fitted to it on [0, 1); `by` has been multiplied into the cubic.
+struct Powers {
+    vf c0, c1, c2, c3;
+    Powers(vf by) : c0(by * 0.99992522f), c1(by * 0.69583354f), c2(by * 0.22606716f), c3(by * 0.07802452f) {}
+    vf operator()(vf x) const {
+        vf r = (vf)_mm512_reduce_ps((__m512)x, 9);  // x less the integer below it
+        return (vf)_mm512_scalef_ps((__m512)(c0 + r * (c1 + r * (c2 + r * c3))), (__m512)x);
     }
-    _tile_stored(0, c0, ldc * 4);
-    _tile_stored(1, c1, ldc * 4);
+};
+
+// A key's mask in units of log 2, finite so that a text without keys has equal shares.
+static void masks(float *to, const float *mask, i64 S) {
+    over(S, [&](i64 s, auto n) {
+        vf x = load(mask + s, n) * LOG2E;
+        store(to + s, x < -3e38f ? all(-3e38f) : x, n);
+    });
 }
 
-// to[i][j] = from[j][i], 16 x 16 dwords: halves change places, then quarters, eighths, and neighbours.
-static inline void transpose(u32 *to, const u32 *from, i64 stride) {
-    vu v[16], lane;
-    for (u32 i = 0; i < 16; i++) { std::memcpy(&v[i], from + i * stride, 64); lane[i] = i; }
-#pragma GCC unroll 4
-    for (u32 s = 8; s; s >>= 1) {
-        vu low = (lane & s) ? lane - s + 16 : lane, high = (lane & s) ? lane + 16 : lane + s;
-#pragma GCC unroll 16
-        for (u32 i = 0; i < 16; i++)
-            if (!(i & s)) {
-                vu a = v[i], b = v[i + s];
-                v[i] = __builtin_shuffle(a, b, low);
-                v[i + s] = __builtin_shuffle(a, b, high);
-            }
+// The part of a product's lines (32 keys, 32 queries) that the functions below read: N tiles of 16 queries from q on, of which n exist.
+struct Queries {
+    const float *masked, *position;  // of the keys; at the first query, keys `stride` apart, or null
+    float scale;
+    i64 stride, n;
+    // Scores of key s from their product with it; i says which tile.
+    vf score(const float *product, i64 s, int i) const {
+        vf x = load(product + i * 16, Full{}) * scale + masked[s];
+        if (position) x += load(position + s * stride + i * 16, count(i)) * LOG2E;
+        return x;
     }
-    for (i64 i = 0; i < 16; i++) std::memcpy(to + i * 16, &v[i], 64);
-}
+    int count(int i) const { i64 left = n - i * 16; return left < 0 ? 0 : left < 16 ? left : 16; }
+};
 
-// Each dword: a bf16 of `even` and one of `odd`.
-static inline vu pair(vf even, vf odd) {
-    __m512i order;
-    for (short i = 0; i < 16; i++) { ((short *)&order)[2 * i] = i; ((short *)&order)[2 * i + 1] = short(16 + i); }
-    return (vu)_mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh((__m512)odd, (__m512)even));
-}
-
-// A's rows: S of K numbers, plus bias, then zeros up to P.
-static void rows(bf16 *to, const bf16 *from, i64 stride, const float *bias, i64 S, i64 P, i64 K) {
-    for (i64 s = 0; s < S; s++)
-        for (i64 k = 0; k < K; k += W) {
-            if (k % 32 == 0) __builtin_prefetch(from + s * stride + k + K);
-            vf x = load(from + s * stride + k, Full{});
-            store(to + s * K + k, bias ? x + load(bias + k, Full{}) : x, Full{});
+// From scores x [S][32] to their powers 2^(x - most), as B for products with values: tiles [S / 32][2].
+template <int N> static void softmax(u32 *shares, vf *most, vf *by, float *x, const Queries &of, i64 S, Ahead &next) {
+    vf total[2] = {all(0), all(0)};
+    most[0] = most[1] = all(-INFINITY);
+    for (i64 s = 0; s < S; s++) {
+        next.step();
+        for (int i = 0; i < N; i++) {
+            vf score = of.score(x + s * 32, s, i);
+            store(x + s * 32 + i * 16, score, Full{});
+            most[i] = larger(score, most[i]);
         }
-    std::memset((void *)(to + S * K), 0, (P - S) * K * sizeof(bf16));
-}
-
-// B for products with these rows: tiles [P / 32][K / 16].
-static void paired_all(u32 *to, const bf16 *rows, i64 P, i64 K) {
-    for (i64 p = 0; p < P; p += 32)
-        for (i64 k = 0; k < K; k += 16, to += TILE) paired(to, rows + p * K + k, K, 32);
-}
-
-// B for products with the transpose of these rows: tiles [P / 16][K / 32].
-static void across(u32 *to, const bf16 *rows, i64 P, i64 K) {
-    for (i64 p = 0; p < P; p += 16)
-        for (i64 k = 0; k < K; k += 32, to += TILE) transpose(to, (const u32 *)(rows + p * K + k), K / 2);
-}
-
-// Rows of K floats to bf16, each times `by` of its row if given.
-static void put_rows(bf16 *to, i64 stride, const float *from, i64 ld, const float *by, i64 n, i64 K) {
-    for (i64 s = 0; s < n; s++)
-        for (i64 k = 0; k < K; k += W) {
-            vf x = load(from + s * ld + k, Full{});
-            store(to + s * stride + k, by ? x * by[s] : x, Full{});
+    }
+    if (S % 2)
+        for (int i = 0; i < N; i++) store(x + S * 32 + i * 16, all(-INFINITY), Full{});
+    Powers power(all(1));
+    for (i64 s = 0; s < S; s += 2) {
+        next.step();
+        for (int i = 0; i < N; i++) {
+            const float *at = x + s * 32 + i * 16;
+            vf even = power(load(at, Full{}) - most[i]), odd = power(load(at + 32, Full{}) - most[i]);
+            total[i] += even + odd;
+            raw_store(shares + (s / 32 * 2 + i) * TILE + s % 32 * 8, pair(even, odd), Full{});
         }
+    }
+    for (int i = 0; i < 2; i++) by[i] = 1.0f / total[i];
 }
 
-// out (B * S, H * K; a row out_ld from the next), tops and bys (B, H, S) from qkv (B * S, 3 * H * K) + bias, mask (B, S) for keys and position
-// (H, keys S, queries S), which may be null.
-static void forward(bf16 *out, i64 out_ld, float *tops, float *bys, const bf16 *qkv, const float *bias, const float *mask,
-                    const float *position, float scale, i64 B, i64 H, i64 S, i64 K) {
-    i64 P = (S + 31) / 32 * 32, D = H * K;
+// out (B * Q, H * K; a row out_ld from the next), tops and bys (B, H, Q) from qkv (B * S, 3 * H * K) + bias, mask (B, S) for keys
+// and position (H, keys S, queries S), which may be null.
+extern "C" void attention_forward(bf16 *out, i64 out_ld, float *tops, float *bys, const bf16 *qkv, const float *bias, const float *mask,
+                    const float *position, float scale, i64 B, i64 H, i64 S, i64 K, i64 Q) {
+    i64 P = (S + 31) / 32 * 32, R = (Q + 31) / 32 * 32, D = H * K;
 #pragma omp parallel
     {
-        configure_tiles();
-        scratch.reset(P * K * 2 * 5 + P * 16 * 4 * 2 + 16 * K * 4 + 4096);
-        bf16 *keys = scratch.take<bf16>(P * K), *plain = scratch.take<bf16>(P * K);
-        u32 *queries = scratch.take<u32>(P * K / 2), *values = scratch.take<u32>(P * K / 2);
-        float *scores = scratch.take<float>(P * 16), *found = scratch.take<float>(16 * K);
-        u32 *pairs = scratch.take<u32>(P / 2 * 16), *shares = scratch.take<u32>(P / 2 * 16);
+        Tiles tiles;
+        scratch.reset((P * K * 3 + R * K * 2) * 2 + P * 32 * 4 + P * 4 + P * 32 * 2 + 32 * K * 4 + 4096);
+        bf16 *keys = scratch.zeros<bf16>(P * K), *values = scratch.zeros<bf16>(P * K), *plain = scratch.zeros<bf16>(R * K);
+        u32 *queries = scratch.zeros<u32>(R * K / 2), *v_turned = scratch.take<u32>(P * K / 2);
+        float *scores = scratch.take<float>(P * 32), *masked = scratch.take<float>(P), *found = scratch.take<float>(32 * K);
+        u32 *shares = scratch.zeros<u32>(P * 16);
 #pragma omp for schedule(static)
         for (i64 bh = 0; bh < B * H; bh++) {
             i64 b = bh / H, h = bh % H;
             const bf16 *at = qkv + b * S * 3 * D + h * K;
-            const float *add = bias + h * K, *masked = mask + b * S;
-            rows(keys, at + D, 3 * D, add + D, S, P, K);
-            rows(plain, at, 3 * D, add, S, P, K);
-            across(queries, plain, P, K);
-            rows(plain, at + 2 * D, 3 * D, add + 2 * D, S, P, K);
-            paired_all(values, plain, P, K);
-            for (i64 q = 0; q < S; q += 16) {
-                const u32 *query = queries + q / 16 * (K / 32) * TILE;
-                for (i64 s = 0; s < P; s += 32)
-                    products<false>(scores + s * 16, scores + s * 16 + 256, 16, keys + s * K, keys + (s + 16) * K, K, 32, query, query, TILE, K / 32);
-                int n = S - q < 16 ? S - q : 16;
-                vf most = all(-INFINITY), total = all(0);
-                for (i64 s = 0; s < S; s++) {
-                    vf x = load(scores + s * 16, Full{}) * scale + masked[s];
-                    if (position) x += load(position + (h * S + s) * S + q, n);
-                    store(scores + s * 16, x, Full{});
-                    most = x > most ? x : most;
+            const float *add = bias + h * K;
+            Ahead next(qkv + (b + 1) * S * 3 * D + h * S * 3 * K, S * 3 * K, S * R / 32 * 3 / 2);
+            rows(plain, at, 3 * D, add, Q, K);
+            rows(keys, at + D, 3 * D, nullptr, S, K);
+            rows(values, at + 2 * D, 3 * D, nullptr, S, K);
+            across(queries, plain, Q, K);
+            turned(v_turned, values, S, K);
+            masks(masked, mask + b * S, S);
+            for (i64 q = 0; q < Q; q += 32) {
+                for (i64 s = 0; s < S; s += 32) {
+                    multiply(keys + s * K, K, 32, queries + q * K / 2, 2 * TILE, K / 32);
+                    put_product(scores + s * 32);
                 }
-                for (i64 s = 0; s < P; s += 2) {
-                    vf even = s < S ? exp_roughly(load(scores + s * 16, Full{}) - most) : all(0);
-                    vf odd = s + 1 < S ? exp_roughly(load(scores + s * 16 + 16, Full{}) - most) : all(0);
-                    total += even + odd;
-                    vu both = pair(even, odd);
-                    std::memcpy(pairs + s * 8, &both, 64);
+                Queries of{masked, position ? position + h * S * S + q : nullptr, scale * LOG2E, S, Q - q};
+                vf most[2], by[2];
+                (Q - q > 16 ? softmax<2> : softmax<1>)(shares, most, by, scores, of, S, next);
+                for (i64 k = 0; k < K; k += 32) {
+                    multiply((bf16 *)v_turned + k * 32, 32, K * 32, shares, 2 * TILE, P / 32);
+                    put_product(found + k * 32);
                 }
-                for (i64 s = 0; s < P; s += 32) transpose(shares + s * 8, pairs + s * 8, 16);
-                alignas(64) float by[16];
-                store(by, 1.0f / total, Full{});
-                raw_store(tops + bh * S + q, most, n);
-                raw_store(bys + bh * S + q, 1.0f / total, n);
-                for (i64 k = 0; k < K; k += 32)
-                    products<false>(found + k, found + k + 16, K, (bf16 *)shares, (bf16 *)shares, 32, 512, values + k / 16 * TILE, values + (k / 16 + 1) * TILE, K / 16 * TILE, P / 32);
-                put_rows(out + (b * S + q) * out_ld + h * K, out_ld, found, K, by, n, K);
+                for (i64 i = 0; i < 2 && q + i * 16 < Q; i++) {
+                    raw_store(tops + bh * Q + q + i * 16, most[i], of.count(i));
+                    raw_store(bys + bh * Q + q + i * 16, by[i], of.count(i));
+                    put_columns(out + (b * Q + q) * out_ld + h * K, out_ld, found + i * 16, by[i], add + 2 * D, [i](i64 j) { return j + i * 16; }, Q - q, K);
+                }
             }
         }
-        _tile_release();
     }
 }
 
-// dqkv (B * S, 3 * H * K) from dout (B * S, H * K) and what `forward` read and wrote.
-static void backward(bf16 *dqkv, i64 dqkv_ld, const bf16 *dout, const float *tops, const float *bys, const bf16 *qkv,
-                     const float *bias, const float *mask, const float *position, float scale, i64 B, i64 H, i64 S, i64 K) {
-    i64 P = (S + 31) / 32 * 32, D = H * K;
+// p [S][32] in bf16 and along = sum over keys of p * dp, for 32 keys from s on, from their products with queries and dp [S][32].
+template <int N> static void shares_again(bf16 *p, vf *along, const float *products, const float *dp, const vf *most, const Powers *share, const Queries &of, i64 s, i64 S, Ahead &next) {
+    vf sums[2] = {along[0], along[1]};
+    for (i64 end = S < s + 32 ? S : s + 32; s < end; s++, products += 32) {
+        next.step();
+        vf x[2] = {};
+        for (int i = 0; i < N; i++) {
+            x[i] = share[i](of.score(products, s, i) - most[i]);
+            sums[i] += x[i] * load(dp + s * 32 + i * 16, Full{});
+        }
+        raw_store(p + s * 32, both(x[0], x[1]), Full{});
+    }
+    for (int i = 0; i < 2; i++) along[i] = sums[i];
+}
+
+// ds [S][32] = p * (dp - along) in bf16; the same in `pairs`, as B for products with keys: tiles [S / 32][2]. There queries 0 to 3, 8 to 11
+// and so on are in the first tile, others in the second, as unpacking has them.
+template <int N> static void score_gradients(bf16 *ds, u32 *pairs, const bf16 *p, const float *dp, const vf *along, i64 S, Ahead &next, Ahead &more) {
+    for (i64 s = 0; s < S; s += 2) {
+        next.step();
+        more.step();
+        vu row[2];
+        for (i64 j = 0; j < 2; j++) {
+            vf x[2] = {};
+            for (int i = 0; i < N; i++) {
+                i64 at = (s + j) * 32 + i * 16;
+                x[i] = load(p + at, Full{}) * (load(dp + at, Full{}) - along[i]);
+            }
+            row[j] = both(x[0], x[1]);
+            raw_store(ds + (s + j) * 32, row[j], Full{});
+        }
+        u32 *to = pairs + s / 32 * 2 * TILE + s % 32 * 8;
+        raw_store(to, _mm512_unpacklo_epi16((__m512i)row[0], (__m512i)row[1]), Full{});
+        raw_store(to + TILE, _mm512_unpackhi_epi16((__m512i)row[0], (__m512i)row[1]), Full{});
+    }
+}
+
+// dqkv (B * S, 3 * H * K) from dout (B * Q, H * K) and what attention_forward read and wrote.
+extern "C" void attention_backward(bf16 *dqkv, i64 dqkv_ld, const bf16 *dout, const float *tops, const float *bys, const bf16 *qkv,
+                     const float *bias, const float *mask, const float *position, float scale, i64 B, i64 H, i64 S, i64 K, i64 Q) {
+    i64 P = (S + 31) / 32 * 32, R = (Q + 31) / 32 * 32, D = H * K;
 #pragma omp parallel
     {
-        configure_tiles();
-        scratch.reset(P * K * 2 * 9 + P * K * 4 * 2 + P * 16 * 4 * 2 + P * 16 * 4 + P * 32 * 2 * 2 + 16 * K * 4 + 8192);
-        bf16 *keys = scratch.take<bf16>(P * K), *values = scratch.take<bf16>(P * K);
-        bf16 *plain_q = scratch.take<bf16>(P * K), *plain_d = scratch.take<bf16>(P * K);
-        u32 *q_across = scratch.take<u32>(P * K / 2), *d_across = scratch.take<u32>(P * K / 2);
-        u32 *q_paired = scratch.take<u32>(P * K / 2), *d_paired = scratch.take<u32>(P * K / 2), *k_paired = scratch.take<u32>(P * K / 2);
-        float *dk = scratch.take<float>(P * K), *dv = scratch.take<float>(P * K), *found = scratch.take<float>(16 * K);
-        float *p = scratch.take<float>(P * 16), *dp = scratch.take<float>(P * 16);
-        u32 *pairs = scratch.take<u32>(P / 2 * 16), *shares = scratch.take<u32>(P / 2 * 16);
-        bf16 *pt = scratch.take<bf16>(P * 32), *dst = scratch.take<bf16>(P * 32);
+        Tiles tiles;
+        scratch.reset((P * K * 3 + R * K * 5 + P * R * 2) * 2 + P * 32 * 4 + P * 4 + P * 32 * 2 + 32 * K * 4 + 32 * 32 * 4 + 8192);
+        bf16 *keys = scratch.zeros<bf16>(P * K), *values = scratch.zeros<bf16>(P * K), *plain = scratch.zeros<bf16>(R * K);
+        u32 *q_across = scratch.zeros<u32>(R * K / 2), *d_across = scratch.zeros<u32>(R * K / 2);
+        u32 *q_paired = scratch.take<u32>(R * K / 2), *d_paired = scratch.take<u32>(R * K / 2), *k_turned = scratch.take<u32>(P * K / 2);
+        float *block = scratch.take<float>(32 * 32), *dp = scratch.take<float>(P * 32), *masked = scratch.take<float>(P);
+        float *found = scratch.take<float>(32 * K);
+        u32 *pairs = scratch.zeros<u32>(P * 16);
+        bf16 *p = scratch.zeros<bf16>(P * R), *ds = scratch.take<bf16>(P * R);  // [R / 32][P][32]
 #pragma omp for schedule(static)
         for (i64 bh = 0; bh < B * H; bh++) {
             i64 b = bh / H, h = bh % H;
             const bf16 *at = qkv + b * S * 3 * D + h * K;
             bf16 *to = dqkv + b * S * dqkv_ld + h * K;
-            const float *add = bias + h * K, *masked = mask + b * S;
-            rows(plain_q, at, 3 * D, add, S, P, K);
-            rows(keys, at + D, 3 * D, add + D, S, P, K);
-            rows(values, at + 2 * D, 3 * D, add + 2 * D, S, P, K);
-            rows(plain_d, dout + b * S * D + h * K, D, nullptr, S, P, K);
-            across(q_across, plain_q, P, K);
-            across(d_across, plain_d, P, K);
-            paired_all(q_paired, plain_q, P, K);
-            paired_all(d_paired, plain_d, P, K);
-            paired_all(k_paired, keys, P, K);
-            std::memset(dk, 0, P * K * 4);
-            std::memset(dv, 0, P * K * 4);
-            std::memset((void *)(pt + S * 32), 0, (P - S) * 64);
-            std::memset((void *)(dst + S * 32), 0, (P - S) * 64);
-            for (i64 q = 0; q < P; q += 16) {
-                int n = S - q < 16 ? (S - q > 0 ? S - q : 0) : 16;
-                for (i64 s = 0; s < S; s += 16)
-                    products<false>(p + s * 16, dp + s * 16, 16, keys + s * K, values + s * K, K, 32, q_across + q / 16 * (K / 32) * TILE, d_across + q / 16 * (K / 32) * TILE, TILE, K / 32);
-                vf most = raw_load<vf>(tops + bh * S + q, n), by = raw_load<vf>(bys + bh * S + q, n), along = all(0);
-                for (i64 s = 0; s < S; s++) {
-                    vf x = load(p + s * 16, Full{}) * scale + masked[s] - most;
-                    if (position && n) x += load(position + (h * S + s) * S + q, n);
-                    x = exp_roughly(x) * by;
-                    store(p + s * 16, x, Full{});
-                    along += x * load(dp + s * 16, Full{});
+            Ahead next(qkv + (b + 1) * S * 3 * D + h * S * 3 * K, S * 3 * K, S * R / 32 * 3 / 2);
+            Ahead next_d(dout + (b + 1) * Q * D + h * Q * K, Q * K, (S + 1) / 2 * R / 32);
+            rows(keys, at + D, 3 * D, nullptr, S, K);
+            rows(values, at + 2 * D, 3 * D, nullptr, S, K);
+            turned(k_turned, keys, S, K);
+            rows(plain, at, 3 * D, bias + h * K, Q, K);
+            across(q_across, plain, Q, K);
+            paired_all(q_paired, plain, Q, K);
+            rows(plain, dout + b * Q * D + h * K, D, nullptr, Q, K);
+            across(d_across, plain, Q, K);
+            paired_all(d_paired, plain, Q, K);
+            masks(masked, mask + b * S, S);
+            for (i64 q = 0; q < Q; q += 32) {
+                Queries of{masked, position ? position + h * S * S + q : nullptr, scale * LOG2E, S, Q - q};
+                vf most[2], along[2] = {all(0), all(0)};
+                for (int i = 0; i < 2; i++) most[i] = raw_load<vf>(tops + bh * Q + q + i * 16, of.count(i));
+                Powers share[2] = {raw_load<vf>(bys + bh * Q + q, of.count(0)), raw_load<vf>(bys + bh * Q + q + 16, of.count(1))};
+                for (i64 s = 0; s < S; s += 32) {
+                    multiply(keys + s * K, K, 32, q_across + q * K / 2, 2 * TILE, K / 32);
+                    put_product(block);
+                    multiply(values + s * K, K, 32, d_across + q * K / 2, 2 * TILE, K / 32);
+                    put_product(dp + s * 32);
+                    (Q - q > 16 ? shares_again<2> : shares_again<1>)(p + q * P, along, block, dp, most, share, of, s, S, next);
                 }
-                for (i64 s = 0; s < P; s += 2) {
-                    vf ds[2] = {all(0), all(0)};
-                    for (i64 i = 0; i < 2 && s + i < S; i++) {
-                        vf x = load(p + (s + i) * 16, Full{});
-                        ds[i] = x * scale * (load(dp + (s + i) * 16, Full{}) - along);
-                        store(pt + (s + i) * 32 + q % 32, x, Full{});
-                        store(dst + (s + i) * 32 + q % 32, ds[i], Full{});
-                    }
-                    vu both = pair(ds[0], ds[1]);
-                    std::memcpy(pairs + s * 8, &both, 64);
+                (Q - q > 16 ? score_gradients<2> : score_gradients<1>)(ds + q * P, pairs, p + q * P, dp, along, S, next, next_d);
+                for (i64 k = 0; k < K; k += 32) {
+                    multiply((bf16 *)k_turned + k * 32, 32, K * 32, pairs, 2 * TILE, P / 32);
+                    put_product(found + k * 32);
                 }
-                for (i64 s = 0; s < P; s += 32) transpose(shares + s * 8, pairs + s * 8, 16);
-                for (i64 k = 0; k < K; k += 32)
-                    products<false>(found + k, found + k + 16, K, (bf16 *)shares, (bf16 *)shares, 32, 512, k_paired + k / 16 * TILE, k_paired + (k / 16 + 1) * TILE, K / 16 * TILE, P / 32);
-                if (n) put_rows(to + q * dqkv_ld, dqkv_ld, found, K, nullptr, n, K);
-                if (q % 32)
-                    for (i64 s = 0; s < S; s += 16)
-                        for (i64 k = 0; k < K; k += 16) {
-                            i64 tile = (q / 32 * (K / 16) + k / 16) * TILE;
-                            products<true>(dv + s * K + k, dk + s * K + k, K, pt + s * 32, dst + s * 32, 32, 0, d_paired + tile, q_paired + tile, 0, 1);
-                        }
+                for (i64 i = 0; i < 2; i++)
+                    put_columns(to + q * dqkv_ld, dqkv_ld, found + i * 16, all(scale), nullptr, [i](i64 j) { return j / 4 * 8 + j % 4 + i * 4; }, Q - q, K);
             }
-            put_rows(to + D, dqkv_ld, dk, K, nullptr, S, K);
-            put_rows(to + 2 * D, dqkv_ld, dv, K, nullptr, S, K);
+            for (i64 s = Q; s < S; s++) std::memset((void *)(to + s * dqkv_ld), 0, K * 2);
+            for (i64 s = 0; s < S; s += 32)
+                for (i64 k = 0; k < K; k += 32) {
+                    bf16 *row = to + s * dqkv_ld + k;
+                    i64 n = S - s < 32 ? S - s : 32;
+                    multiply(ds + s * 32, 32, P * 32, q_paired + k / 16 * TILE, K / 16 * TILE, R / 32);
+                    put_product(block);
+                    put_rows(row + D, dqkv_ld, block, scale, n);
+                    multiply(p + s * 32, 32, P * 32, d_paired + k / 16 * TILE, K / 16 * TILE, R / 32);
+                    put_product(found);
+                    put_rows(row + 2 * D, dqkv_ld, found, 1, n);
+                }
         }
-        _tile_release();
     }
 }
 
 // Linux lends a process the tile registers when asked (arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA). 0: it doesn't.
 extern "C" int tiles_allowed() { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
-
-extern "C" void attention_forward(bf16 *out, i64 out_ld, float *tops, float *bys, const bf16 *qkv, const float *bias, const float *mask,
-                                  const float *position, float scale, i64 B, i64 H, i64 S, i64 K) {
-    forward(out, out_ld, tops, bys, qkv, bias, mask, position, scale, B, H, S, K);
-}
-extern "C" void attention_backward(bf16 *dqkv, i64 dqkv_ld, const bf16 *dout, const float *tops, const float *bys, const bf16 *qkv,
-                                   const float *bias, const float *mask, const float *position, float scale, i64 B,
-                                   i64 H, i64 S, i64 K) {
-    backward(dqkv, dqkv_ld, dout, tops, bys, qkv, bias, mask, position, scale, B, H, S, K);
-}
 #else
 extern "C" int tiles_allowed() { return 0; }
 #endif

@@ -21,6 +21,7 @@ struct Scratch {  // a thread's, kept from call to call
         used = 0;
     }
     template <class N> N *take(i64 n) { N *p = (N *)(start + used); used += (n * i64(sizeof(N)) + 63) & ~63; return p; }
+    template <class N> N *zeros(i64 n) { return (N *)std::memset((void *)take<N>(n), 0, n * sizeof(N)); }
 };
 static thread_local Scratch scratch;
 
@@ -29,6 +30,14 @@ static void configure_tiles() {
     for (int i = 0; i < 8; i++) { tiles.bytes[i] = 64; tiles.rows[i] = 16; }
     _tile_loadconfig(&tiles);
 }
+
+// The tile registers, and numbers too small for an exponent of their own ("denormal") as zeros: they slow down all that
+// they touch, a hundredfold. The thread is torch's, so both are given back.
+struct Tiles {
+    unsigned before = _mm_getcsr();
+    Tiles() { configure_tiles(); _mm_setcsr(before | 0x8040); }
+    ~Tiles() { _mm_setcsr(before); _tile_release(); }
+};
 
 // One tile of B: 32 rows of 16 numbers, a row `stride` numbers from the next; only the first n rows are read.
 static inline void paired(u32 *to, const bf16 *from, i64 stride, i64 n) {

@@ -113,11 +113,3 @@ static inline vf exp(vf x) {
     vf scaled = (vf)((vi)e + ((vi)shifted << 23));
     return x < -87.0f ? all(0) : x == x ? scaled : x;
 }
-
-// The same to 1 part in 8,000, by a cubic fitted to it, for numbers that are rounded to bf16 or multiplied with such.
-static inline vf exp_roughly(vf x) {
-    vf shifted = x * 1.44269504f + 12582912.0f, r = x - (shifted - 12582912.0f) * 0.69314718f;
-    vf e = 1.0f + r * (1.0f + r * (0.5039376f + r * 0.1666245f));
-    vf scaled = (vf)((vi)e + ((vi)shifted << 23));
-    return x < -87.0f ? all(0) : x == x ? scaled : x;
-}
