@@ -70,7 +70,7 @@ def test_it_is_fitted_on_training_rows_and_lifts_a_head_that_knows_nothing(tiny_
     tokens = replace(tokens, ids=ids.ravel())
     train, held = tokens.take(range(200)), tokens.take(range(200, 300))
     _, network = built(tiny_config(bag_of_tokens=True))
-    line = blend_bag(network, train, labels[:200], held, labels[200:], 0)
+    *_, line = blend_bag(network, train, labels[:200], held, labels[200:], 0)
     assert (predict.logits(network, held, 0).argmax(1) == labels[200:]).mean() > 0.95
     assert line.startswith("bag of tokens: 1.0000 by itself")
 

@@ -19,8 +19,11 @@ def blend_bag(
     labels: np.ndarray,
     pad_id: int,
     class_weight: dict[int, float] | None = None,
-) -> str:
-    """Fit a bag of tokens on `train` and blend it into `trained` as its validation rows advise; a line that says so."""
+) -> tuple[float, float, str]:
+    """Fit a bag of tokens on `train` and blend it into `trained` as its validation rows advise.
+
+    Returns the shares of head and bag in the logits, and a line that says so.
+    """
     config: Any = trained.config
     rows, held = (bag.features(split.ids, split.offsets, config.vocab_size) for split in (train, validation))
     weights_VC = bag.fit(rows, train_labels[train.text_of], config.num_labels, class_weight, train.shares)
@@ -30,7 +33,8 @@ def blend_bag(
     before, by_itself, after = (
         float((logits.argmax(1) == labels).mean()) for logits in (head, alone, head_share * head + bag_share * alone)
     )
-    return (
+    line = (
         f"bag of tokens: {by_itself:.4f} by itself, blended in at {bag_share / head_share:.2f} of the head's weight: "
         f"{before:.4f} -> {after:.4f} on validation"
     )
+    return head_share, bag_share, line

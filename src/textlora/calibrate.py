@@ -36,10 +36,10 @@ def align(
     labels: NDArray[np.integer],
     pad_id: int,
     shares_C: NDArray[np.float64],
-) -> str:
+) -> tuple[NDArray[np.float64], str]:
     """Move the head's bias until the probabilities of the validation texts have these shares on average.
 
-    Returns a line that says what came of it. Raises DataError for too few texts.
+    Returns what was added to it (C,) and a line that says what came of it. Raises DataError for too few texts.
     """
     logits = predict.logits(trained, validation, pad_id).astype(np.float64)
     moved_C = shares.offsets(logits, shares_C)
@@ -48,10 +48,11 @@ def align(
     changes = float((logits.argmax(1) != (logits + moved_C).argmax(1)).mean())
     agree = (float((each.argmax(1) == labels).mean()) for each in (logits, logits + moved_C))
     moves = ", ".join(f"{old:.2f} -> {new:.2f}" for old, new in zip(before, after, strict=True))
-    return (
+    line = (
         f"label shares: {moves}, in the head's bias now; {100 * changes:.1f} % of the validation rows change label, "
         "right by the given labels, which lean: {:.4f} -> {:.4f}".format(*agree)
     )
+    return moved_C, line
 
 
 def enough(rows: int) -> bool:

@@ -204,9 +204,19 @@ def with_figures(text: str, splits: Mapping[str, dict[str, Any]]) -> str:
 
 
 def model_card(
-    config: Config, plan: Plan, labels: tuple[str, ...], hidden_size: int, frame: Frame, report: dict[str, Any]
+    config: Config,
+    plan: Plan,
+    labels: tuple[str, ...],
+    hidden_size: int,
+    frame: Frame,
+    report: dict[str, Any],
+    refitted: bool = False,
 ) -> str:
-    """Markdown with the hub's metadata. `report` is the validation report's dictionary."""
+    """Markdown with the hub's metadata. `report` is the validation report's dictionary.
+
+    `refitted`: the adapter was trained once more after it, on these rows too.
+    """
+    after = "\nAfter that it was trained once more, on the validation rows too.\n" if refitted else ""
     splits = {report["split"]: report}
     settings = {key: value for key, value in config.to_dict().items() if key not in PATHS}
     cleaned = (
@@ -226,7 +236,7 @@ adapters {plan.adapters:,}, head {plan.head:,}, bag of tokens {plan.bag_of_token
 Labels: {", ".join(f"{i} {label}" for i, label in enumerate(labels))}
 
 {_figures(splits)}
-
+{after}
 ## Use
 
     textlora classify RUN "your text" --precise

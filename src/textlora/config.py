@@ -151,6 +151,9 @@ class Config:
     metric_for_best_model: str = setting("accuracy", "which evaluation is best: accuracy or f1_macro")
     logging_steps: int = setting(20, "optimizer steps between lines of metrics.jsonl")
     train_sample_size: int = setting(500, "training rows on which accuracy, precision, recall and F1 are followed")
+    refit: bool = setting(
+        False, "train once more on training and validation rows together; the figures stay those of the first training"
+    )
     time_limit: str = setting("", "90s, 10m or 1.5h from start to verdict; schedules then follow the clock [none]")
     engine: str = setting("auto", "auto, fast: textlora's own blocks or an error, or plain: Hugging Face's")
     precision: str = setting("auto", "auto, bf16, fp16 (GPU only) or fp32")
@@ -257,6 +260,9 @@ def _together(config: Config) -> list[str]:
         config.quantize != "none" and config.bias != "none"
     ):  # its linears cast their biases to the base's type, in place
         found.append(f"quantize {config.quantize} trains no biases: it goes with bias none, not {config.bias}")
+    for other in ("time_limit", "early_stopping_patience"):
+        if config.refit and getattr(config, other):
+            found.append(f"refit trains for as many passes once more, without validation rows: not with {other}")
     if config.lora_dropout_curve == "constant" and config.lora_dropout_end not in (0.0, config.lora_dropout):
         found.append("lora_dropout_end needs --lora-dropout-curve linear or cosine")
     return found

@@ -312,6 +312,9 @@ def overlap(run: str | Path, rows: Split) -> tuple[str, ...]:
         return ()
     known = runs.read_json(Path(run) / "environment.json").get("data", {}).get("fingerprints", {})
     used = {"train": "was trained on", "validation": "was chosen on"}
+    summary = Path(run) / "summary.json"
+    if summary.is_file() and runs.read_json(summary).get("refit_seconds"):
+        used["validation"] += ", and trained on,"
     return tuple(
         f"the run {used[name]} these rows"
         for name, value in known.items()

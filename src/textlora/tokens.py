@@ -76,6 +76,16 @@ class Tokens:
         return np.add.reduceat(rows_RC, firsts, axis=0) / counts
 
 
+def joined(one: Tokens, other: Tokens) -> Tokens:
+    """The texts of both, those of `one` first; what was cut is told of `one`."""
+    return Tokens(
+        np.concatenate([one.ids, other.ids]),
+        np.concatenate([one.offsets, other.offsets[1:] + one.offsets[-1]]),
+        np.concatenate([one.text_of, other.text_of + one.texts]),
+        one.cut,
+    )
+
+
 def _flat(rows: Sequence[Sequence[np.ndarray]], cut: Cut) -> Tokens:
     """Tokens from the rows of each text."""
     parts = [row for of_text in rows for row in of_text]

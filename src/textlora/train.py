@@ -7,6 +7,7 @@ is fitted (`_baselines`), the Trainer trains (`fit`), what was saved is distrust
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,10 +21,10 @@ from peft.helpers import disable_input_dtype_casting
 from scipy.special import softmax
 from transformers import PrinterCallback, TrainerCallback
 
-from textlora import baseline, card, checkpoint, engine, model, plots, predict, prefix, runs, trackers
+from textlora import baseline, card, checkpoint, engine, model, plots, predict, prefix, refit, runs, trackers
 from textlora.baseline import Baseline
 from textlora.blend import blend_bag
-from textlora.calibrate import align, calibrate, enough
+from textlora.calibrate import align, calibrate, enough, loss
 from textlora.callbacks import DropoutScheduler, Meter, MetricsTracker, Progress, StopOnInterrupt, early_stopping
 from textlora.clean import clean
 from textlora.clock import Clock, clock_for
@@ -34,6 +35,7 @@ from textlora.evaluate import Report, judge
 from textlora.measure import measuring
 from textlora.prepare import Prepared, Say, prepare
 from textlora.provenance import check_same, write_settings
+from textlora.refit import Chosen, class_weight
 from textlora.repeats import train_seeds
 from textlora.runs import Run
 from textlora.saving import CHECKED_TEXTS, distrust, save_adapter
@@ -43,6 +45,7 @@ from textlora.trainer import TextTrainer, arguments, batches_of, step_loss
 from textlora.verdict import verdict
 
 log = logging.getLogger("textlora")
+REFIT = "refit"  # folder of a run: the curve of its second training
 
 
 def train(
@@ -90,21 +93,55 @@ def _train_one(run: Run, prepared: Prepared, resume: bool, began: float, say: Sa
     hidden = prefix.left_out(prepared, run.folder / prefix.FOLDER, say)
     with trackers.writing(prepared.config.report_to, run, say), hidden:
         trained = fit(run, prepared, meter, start=start, clock=clock, say=say)
-    temperature = None
-    if prepared.plan.bag_of_tokens:  # its shares are a temperature too
-        blend(prepared, trained, say)
-    elif _calibrates(prepared):
-        held = prepared.data.validation.labels
-        temperature, line = calibrate(trained, prepared.validation, held, prepared.pad_id)
-        say(line)
-    if prepared.label_shares is not None:
-        say(
-            align(trained, prepared.validation, prepared.data.validation.labels, prepared.pad_id, prepared.label_shares)
-        )
+    temperature, chosen = _choose(prepared, trained, say)
+    logits = predict.logits(trained, prepared.validation, prepared.pad_id)
+    first, again = trained, Meter()
+    if prepared.config.refit:
+        trained = _refit(run, prepared, first, chosen, again, say)
     save_adapter(run, prepared, trained, temperature)
     distrust(run, prepared, trained)
-    _finish(run, prepared, trained, temperature, meter, beaten, running, began, say)
+    _finish(run, prepared, logits, temperature, meter, None if trained is first else again, beaten, running, began, say)
     return run
+
+
+def _choose(prepared: Prepared, trained: PeftModel, say: Say) -> tuple[float | None, Chosen]:
+    """Fit on the validation rows what is fitted when training is over, and put it into the model: the temperature, if
+    it is one alone, and all of it."""
+    temperature, held = None, prepared.data.validation.labels
+    chosen = Chosen(*blend(prepared, trained, say))  # a bag's shares are a temperature too
+    if _calibrates(prepared):
+        temperature, line = calibrate(trained, prepared.validation, held, prepared.pad_id)
+        chosen = Chosen(1 / temperature)
+        say(line)
+    if prepared.label_shares is not None:
+        moved_C, line = align(trained, prepared.validation, held, prepared.pad_id, prepared.label_shares)
+        chosen = replace(chosen, offsets_C=moved_C)
+        say(line)
+    return temperature, chosen
+
+
+def _refit(run: Run, prepared: Prepared, first: PeftModel, chosen: Chosen, meter: Meter, say: Say) -> PeftModel:
+    """A second training, on validation rows too; `first` where it went wrong: it must know those rows better.
+
+    An interrupted one begins again. Of its folder only the curve is kept.
+    """
+    whole, inner = refit.together(prepared), runs.create(run.folder / REFIT, overwrite=True)
+    say(f"once more, on the validation rows too: {whole.train.texts} rows")
+    engine.use(whole.network, whole.config.engine, say)
+    try:
+        again = fit(inner, whole, meter, say=say)
+    except KeyboardInterrupt as stop:  # its words name the folder to go on with
+        raise KeyboardInterrupt(str(stop).replace(str(inner.folder), str(run.folder))) from None
+    finally:
+        for part in (inner.adapter, inner.checkpoints, inner.evaluation):
+            shutil.rmtree(part, ignore_errors=True)
+    chosen.put_into(again, whole)
+    labels, pad_id = prepared.data.validation.labels, prepared.pad_id
+    before, after = (loss(predict.logits(one, prepared.validation, pad_id), labels) for one in (first, again))
+    if not after < before:  # nor if it isn't a number
+        say(f"  its loss on those rows is {after:.4f}, where {before:.4f} was without them: the first adapter stays")
+        return first
+    return again
 
 
 def _train_seed(prepared: Prepared, say: Say, config: Config, folder: Path, began: float) -> Run:
@@ -195,21 +232,24 @@ def fit(
     return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # type: ignore[return-value]
 
 
-def blend(prepared: Prepared, trained: PeftModel, say: Say) -> None:
-    """Where the plan has a bag of tokens: fit it and blend it into the best weights, so that the adapter is whole."""
+def blend(prepared: Prepared, trained: PeftModel, say: Say) -> tuple[float, float]:
+    """Where the plan has a bag of tokens: fit it and blend it into the best weights, so that the adapter is whole.
+
+    Returns the shares of head and bag in the logits.
+    """
     if not prepared.plan.bag_of_tokens:
-        return
-    weights_C = prepared.label_weights
-    line = blend_bag(
+        return 1.0, 0.0
+    *shares, line = blend_bag(
         trained,
         prepared.train,
         prepared.data.train.labels,
         prepared.validation,
         prepared.data.validation.labels,
         prepared.pad_id,
-        class_weight=None if weights_C is None else dict(enumerate(weights_C.tolist())),
+        class_weight=class_weight(prepared),
     )
     say(line)
+    return shares[0], shares[1]
 
 
 def _calibrates(prepared: Prepared) -> bool:
@@ -232,17 +272,20 @@ def _rows_to_judge(prepared: Prepared, clock: Clock) -> int:
 def _finish(
     run: Run,
     prepared: Prepared,
-    trained: PeftModel,
+    logits: np.ndarray,
     temperature: float | None,
     meter: Meter,
+    again: Meter | None,
     beaten: list[Baseline],
     running: str,
     began: float,
     say: Say,
 ) -> None:
-    """Judge on validation, write summary, card and pictures, seal the run, say the verdict."""
+    """Judge by the `logits` of validation, write summary, card and pictures, seal the run, say the verdict.
+
+    `meter` counts the training that is judged, `again` the one on all rows that the saved adapter is of, if it is.
+    """
     rows = prepared.data.validation
-    logits = predict.logits(trained, prepared.validation, prepared.pad_id)
     probabilities = softmax(logits.astype(np.float64), axis=1)
     report = judge(
         rows,
@@ -258,9 +301,15 @@ def _finish(
     if prepared.label_shares is not None:
         lines[0] += " The labels' shares were told: by the given labels, which lean, this may read too low."
     summary = _summary(prepared, report, meter, beaten, running, began)
-    summary |= {"temperature": temperature, "verdict": lines}
+    if again:
+        lines[0] += " The adapter was then trained on these rows too: what is judged is how it did without them."
+    summary |= {
+        "temperature": temperature,
+        "refit_seconds": round(again.seconds, 2) if again else 0.0,
+        "verdict": lines,
+    }
     run.write("summary.json", summary)
-    runs.write_text(run.adapter / "README.md", _card(prepared, report))
+    runs.write_text(run.adapter / "README.md", _card(prepared, report, again is not None))
     plots.training_plots(run.metrics(), run.evaluation)
     run.seal()
     if prepared.config.time_limit:
@@ -300,7 +349,9 @@ def _next_command(run: Run, prepared: Prepared) -> str:
     return f'textlora classify {run.folder} "your text"'
 
 
-def _card(prepared: Prepared, report: Report) -> str:
+def _card(prepared: Prepared, report: Report, refitted: bool) -> str:
     hidden_size = prepared.network.config.hidden_size  # type: ignore[union-attr]
     around = frame(prepared.tokenizer)
-    return card.model_card(prepared.config, prepared.plan, prepared.labels, int(hidden_size), around, report.to_dict())
+    return card.model_card(
+        prepared.config, prepared.plan, prepared.labels, int(hidden_size), around, report.to_dict(), refitted
+    )
