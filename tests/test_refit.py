@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import re
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from conftest import corpus_rows
 
 from textlora import adapter, bag, data, refit, runs
+from textlora.callbacks import Meter
 from textlora.errors import UsageError
 from textlora.evaluate import evaluate
 from textlora.prepare import prepare
@@ -105,6 +108,26 @@ def test_one_that_went_wrong_is_not_saved(folder, tiny_config, tmp_path, monkeyp
     assert both.summary()["refit_seconds"] == 0
     assert (both.adapter / adapter.WEIGHTS).read_bytes() == (once.adapter / adapter.WEIGHTS).read_bytes()
     assert Run(both.folder).summary()["verdict"][0] == once.summary()["verdict"][0]
+
+
+def test_one_that_was_interrupted_begins_again(folder, tiny_config, tmp_path, monkeypatch):
+    config = replace(tiny_config("bert", data=str(folder)), refit=True)
+    undisturbed = train(config, out=tmp_path / "undisturbed", say=quiet)
+    step = Meter.on_step_end
+
+    def interrupted(self, args, state, control, **rest):
+        step(self, args, state, control, **rest)
+        if "refit" in args.output_dir and state.global_step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Meter, "on_step_end", interrupted)
+        with pytest.raises(KeyboardInterrupt, match=f"--out {re.escape(str(tmp_path / 'stopped'))}$"):
+            train(config, out=tmp_path / "stopped", say=quiet)
+    assert not Run(tmp_path / "stopped").finished
+    resumed = train(config, out=tmp_path / "stopped", resume=True, say=quiet)
+    weights = [(run.adapter / adapter.WEIGHTS).read_bytes() for run in (undisturbed, resumed)]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.parametrize("other", [{"time_limit": "60s"}, {"early_stopping_patience": 2}])

@@ -125,7 +125,8 @@ def _refit(run: Run, prepared: Prepared, first: PeftModel, chosen: Chosen, meter
 
     An interrupted one begins again. Of its folder only the curve is kept.
     """
-    whole, inner = refit.together(prepared), runs.create(run.folder / REFIT, overwrite=True)
+    shutil.rmtree(run.folder / REFIT, ignore_errors=True)
+    whole, inner = refit.together(prepared), runs.create(run.folder / REFIT)
     say(f"once more, on the validation rows too: {whole.train.texts} rows")
     engine.use(whole.network, whole.config.engine, say)
     try:
