@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import os
 import subprocess
 import sys
 import zipfile
@@ -73,6 +74,18 @@ def test_importing_textlora_imports_no_heavy_library():
     code = "import sys, textlora; print({'torch', 'transformers', 'numpy', 'peft', 'sklearn'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "set()\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
+)
+def test_how_long_a_waiting_thread_spins_is_set_unless_the_environment_says_so(given, expected):
+    around = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code = "import os, textlora; print(os.environ.get('GOMP_SPINCOUNT'))"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=around | given, check=True
+    )
+    assert answer.stdout.strip() == expected
 
 
 @pytest.mark.parametrize("path", MODULES, ids=IDS)

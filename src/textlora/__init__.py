@@ -9,6 +9,7 @@ Five stops of a run: `config.load`, `prepare.prepare` (data, plan, tokens, model
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
     from textlora.predict import load as load
     from textlora.sklearn import TextLoraClassifier as TextLoraClassifier
     from textlora.train import train as train
+
+# GNU's OpenMP, which comes with torch's Linux wheels, lets a thread that waits for others spin for milliseconds, and so keep the
+# core from the thread it waits for, if other programs run: training then takes 2 to 3 times as long (docs/log.md, 2026-11-23).
+# Some 30 microseconds of it serve an idle machine as well. Read once, when torch is loaded: not in a program that did so before.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0"
 __all__ = [
