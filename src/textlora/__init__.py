@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from textlora.sklearn import TextLoraClassifier as TextLoraClassifier
     from textlora.train import train as train
 
-# GNU's OpenMP, which comes with torch's Linux wheels, lets a thread that waits for others spin for milliseconds, and so keep the
-# core from the thread it waits for, if other programs run: training then takes 2 to 3 times as long (docs/log.md, 2026-11-23).
-# Some 30 microseconds of it serve an idle machine as well. Read once, when torch is loaded: not in a program that did so before.
+# GNU's OpenMP, which comes with torch's Linux wheels, lets a thread that waits for others spin for milliseconds: where
+# other programs run, that keeps the core from the very thread it waits for, and training takes 2 to 3 times as long
+# (docs/log.md, 2026-11-23). Some 30 microseconds of it serve an idle machine as well. It is read when torch is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
