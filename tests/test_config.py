@@ -91,6 +91,7 @@ def valid_configs(draw) -> Config:
             [{"head": "full", "pooling": "cls", "bag_of_tokens": False}, {"pooling": "mean"}, {"head": "low-rank"}]
         )
     )
+    values |= draw(st.sampled_from([{"refit": False}, {"time_limit": "", "early_stopping_patience": 0}]))
     if draw(st.booleans()):
         values |= {"quantize": "4bit", "base_weights": "", "bias": "none"}
     if draw(st.booleans()):

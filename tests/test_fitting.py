@@ -44,6 +44,21 @@ def test_for_20_000_rows_the_recipe_stays_as_it_was_measured():
     )
 
 
+@pytest.mark.parametrize(
+    ("rows", "changes", "expected"),
+    [
+        (1700, {}, True),
+        (1900, {}, False),  # with a ninth of it for validation more than 2,000
+        (40, {"time_limit": "60s"}, False),
+        (40, {"early_stopping_patience": 3}, False),
+    ],
+)
+def test_few_rows_are_trained_on_once_more_with_those_of_validation(rows, changes, expected):
+    config, lines = fitted(replace(DEFAULT, **changes), facts((rows // 2, rows // 2)))
+    assert config.refit is expected
+    assert ("once more on validation rows too" in lines[0]) is expected
+
+
 @given(MANY, st.integers(3, 128), st.integers(1, 20_000))
 def test_what_is_fitted_is_valid_and_replays(counts, length, validation):
     known = facts(counts, length, validation)

@@ -46,7 +46,7 @@ FITTABLE = (
     "max_eval_samples",
     "class_weights",
 )
-FITTABLE += ("metric_for_best_model", "bag_of_tokens")
+FITTABLE += ("metric_for_best_model", "bag_of_tokens", "refit")
 # Naming one of these decides another as well, so that isn't fitted any more.
 DECIDES = {
     "per_device_train_batch_size": "batch_tokens",

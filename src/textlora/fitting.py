@@ -35,6 +35,7 @@ LARGE, HUGE = 50_000, 250_000  # rows from which two passes, and one, are enough
 EVALUATIONS = 10  # of a run at most, where epochs are short
 ROWS_BETWEEN_EVALUATIONS = 50_000  # at most, where epochs are long
 CHOOSING = 200  # validation rows from which an evaluation may choose; below, the last weights are taken
+FEW = 2_000  # rows, validation among them, below which a run ends with a second training on all of them
 AT_THE_END = 1_000_000_000  # steps between evaluations, so that there is one only
 JUDGED_ROWS = 4_000  # validation rows scored during training: a standard error of 0.4 points at 0.93
 SKEWED = 3.0  # the most frequent label to the rarest: from here on labels are weighted
@@ -167,6 +168,12 @@ def _metric(config: Config, facts: Facts) -> str:
     return "f1_macro" if facts.skew >= SKEWED else "accuracy"
 
 
+def _refit(config: Config, facts: Facts) -> bool:
+    """On few rows each counts, and a second training takes seconds (docs/log.md, 2026-11-23)."""
+    ends_early = bool(config.time_limit or config.early_stopping_patience)
+    return facts.rows + facts.validation < FEW and not ends_early
+
+
 RULES: dict[str, Callable[[Config, Facts], Any]] = {
     "max_length": _max_length,
     "batch_tokens": _batch_tokens,
@@ -178,6 +185,7 @@ RULES: dict[str, Callable[[Config, Facts], Any]] = {
     "class_weights": _class_weights,
     "metric_for_best_model": _metric,
     "bag_of_tokens": _bag_of_tokens,
+    "refit": _refit,
 }
 
 
@@ -199,5 +207,6 @@ WORDS: dict[str, Callable[[Config], str]] = {
     "max_eval_samples": lambda c: f"on {c.max_eval_samples:,} validation rows" if c.max_eval_samples else "",
     "class_weights": lambda c: f"class weights {c.class_weights}",
     "metric_for_best_model": _best_words,
+    "refit": lambda c: "then once more on validation rows too" if c.refit else "",
     "bag_of_tokens": lambda c: "" if c.bag_of_tokens else "no bag of tokens (over the budget)",
 }

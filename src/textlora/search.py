@@ -94,7 +94,8 @@ def tune(
     study.import_optuna()
     if config.seeds != 1:
         raise UsageError(f"a search trains one seed, --seeds is {config.seeds}", "use --confirm-seeds")
-    config = replace(config, refit=False)  # its runs are compared on validation rows
+    auto = tuple(name for name in config.auto if name != "refit")
+    config = replace(config, refit=False, auto=auto)  # its runs are compared on validation rows
     folder = Path(out or runs.default_folder(f"tune-{config.base.split('/')[-1]}"))
     _check_folder(folder, overwrite)
     halves = halved(rows or load_data(config), config.split_seed)
