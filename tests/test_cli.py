@@ -85,8 +85,9 @@ def spawn_python(code: str, *argv: object) -> Answer:
 
 
 @pytest.fixture(scope="module")
-def run(trained) -> Path:
-    return trained()
+def run(trained, tmp_path_factory) -> Path:
+    """A copy of this page's own: that test rows were read is written into it."""
+    return Path(shutil.copytree(trained(), tmp_path_factory.mktemp("cli") / "run"))
 
 
 @pytest.fixture(scope="module")
@@ -318,7 +319,8 @@ def test_classify_prints_a_line_a_text(ask, run, loading):
     assert answer.code == 0
 
 
-def test_evaluate_gives_the_contracts_figures_and_counts_the_reading(ask, run, loading, tmp_path):
+def test_evaluate_gives_the_contracts_figures_and_counts_the_reading(ask, trained, loading, tmp_path):
+    run = shutil.copytree(trained(), tmp_path / "run")
     argv = ["evaluate", run, "--data", "mini-news", "--split", "test", "--out", tmp_path / "report", *loading, "--json"]
     reads = []
     for _ in range(2):
@@ -337,7 +339,8 @@ def test_evaluate_gives_the_contracts_figures_and_counts_the_reading(ask, run, l
     assert report["trainable_parameters"] == runs.read_json(run / "plan.json")["trainable"]
 
 
-def test_evaluate_prints_a_table_and_how_often_the_test_was_read(ask, run, loading, tmp_path):
+def test_evaluate_prints_a_table_and_how_often_the_test_was_read(ask, trained, loading, tmp_path):
+    run = shutil.copytree(trained(), tmp_path / "run")
     answer = ask("evaluate", run, "--data", "mini-news", "--out", tmp_path / "report", *loading)
     assert answer.out.startswith("test: accuracy 0.")
     assert all(label in answer.out for label in LABELS)
