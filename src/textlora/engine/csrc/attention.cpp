@@ -38,12 +38,12 @@ static void masks(float *to, const float *mask, i64 S) {
     });
 }
 
-// The part of a product's lines (32 keys, 32 queries) that the functions below read: N tiles of 16 queries from q on, of which n exist.
+// 32 queries, of which n exist, in two tiles of 16. The functions below are made for one tile and for two (N).
 struct Queries {
     const float *masked, *position;  // of the keys; at the first query, keys `stride` apart, or null
     float scale;
     i64 stride, n;
-    // Scores of key s from their product with it; i says which tile.
+    // Tile i's scores for key s, from their product.
     vf score(const float *product, i64 s, int i) const {
         vf x = load(product + i * 16, Full{}) * scale + masked[s];
         if (position) x += load(position + s * stride + i * 16, count(i)) * LOG2E;
@@ -52,10 +52,9 @@ struct Queries {
     int count(int i) const { i64 left = n - i * 16; return left < 0 ? 0 : left < 16 ? left : 16; }
 };
 
-// From scores x [S][32] to their powers 2^(x - most), as B for products with values: tiles [S / 32][2].
-template <int N> static void softmax(u32 *shares, vf *most, vf *by, float *x, const Queries &of, i64 S, Ahead &next) {
-    vf total[2] = {all(0), all(0)};
-    most[0] = most[1] = all(-INFINITY);
+// From scores x [S][32] to their powers 2^(x - most), pairs of keys down and queries across: tiles [S / 32][2].
+template <int N> static void softmax(u32 *__restrict pairs, float *tops, float *bys, float *__restrict x, Queries of, i64 S, Ahead &next) {
+    vf total[2] = {all(0), all(0)}, most[2] = {all(-INFINITY), all(-INFINITY)};
     for (i64 s = 0; s < S; s++) {
         next.step();
         for (int i = 0; i < N; i++) {
@@ -73,10 +72,13 @@ template <int N> static void softmax(u32 *shares, vf *most, vf *by, float *x, co
             const float *at = x + s * 32 + i * 16;
             vf even = power(load(at, Full{}) - most[i]), odd = power(load(at + 32, Full{}) - most[i]);
             total[i] += even + odd;
-            raw_store(shares + (s / 32 * 2 + i) * TILE + s % 32 * 8, pair(even, odd), Full{});
+            raw_store(pairs + (s / 32 * 2 + i) * TILE + s % 32 * 8, pair(even, odd), Full{});
         }
     }
-    for (int i = 0; i < 2; i++) by[i] = 1.0f / total[i];
+    for (int i = 0; i < N; i++) {
+        store(tops + i * 16, most[i], Full{});
+        store(bys + i * 16, 1.0f / total[i], Full{});
+    }
 }
 
 // out (B * Q, H * K; a row out_ld from the next), tops and bys (B, H, Q) from qkv (B * S, 3 * H * K) + bias, mask (B, S) for keys
@@ -87,11 +89,11 @@ extern "C" void attention_forward(bf16 *out, i64 out_ld, float *tops, float *bys
 #pragma omp parallel
     {
         Tiles tiles;
-        scratch.reset((P * K * 3 + R * K * 2) * 2 + P * 32 * 4 + P * 4 + P * 32 * 2 + 32 * K * 4 + 4096);
-        bf16 *keys = scratch.zeros<bf16>(P * K), *values = scratch.zeros<bf16>(P * K), *plain = scratch.zeros<bf16>(R * K);
-        u32 *queries = scratch.zeros<u32>(R * K / 2), *v_turned = scratch.take<u32>(P * K / 2);
-        float *scores = scratch.take<float>(P * 32), *masked = scratch.take<float>(P), *found = scratch.take<float>(32 * K);
-        u32 *shares = scratch.zeros<u32>(P * 16);
+        scratch.reset((P * K * 3 + R * K * 2) * 2 + P * 32 * 4 + P * 4 + P * 32 * 4 + 32 * 32 * 4 + 8192);
+        bf16 *keys = scratch.zeros<bf16>(P * K), *plain = scratch.zeros<bf16>((P > R ? P : R) * K);
+        u32 *queries = scratch.zeros<u32>(R * K / 2), *values = scratch.take<u32>(P * K / 2);
+        float *scores = scratch.take<float>(P * 32), *masked = scratch.take<float>(P), *found = scratch.take<float>(32 * 32);
+        u32 *pairs = scratch.zeros<u32>(P * 16), *shares = scratch.zeros<u32>(P * 16);
 #pragma omp for schedule(static)
         for (i64 bh = 0; bh < B * H; bh++) {
             i64 b = bh / H, h = bh % H;
@@ -100,9 +102,9 @@ extern "C" void attention_forward(bf16 *out, i64 out_ld, float *tops, float *bys
             Ahead next(qkv + (b + 1) * S * 3 * D + h * S * 3 * K, S * 3 * K, S * R / 32 * 3 / 2);
             rows(plain, at, 3 * D, add, Q, K);
             rows(keys, at + D, 3 * D, nullptr, S, K);
-            rows(values, at + 2 * D, 3 * D, nullptr, S, K);
             across(queries, plain, Q, K);
-            turned(v_turned, values, S, K);
+            rows(plain, at + 2 * D, 3 * D, nullptr, S, K);
+            paired_all(values, plain, S, K);
             masks(masked, mask + b * S, S);
             for (i64 q = 0; q < Q; q += 32) {
                 for (i64 s = 0; s < S; s += 32) {
@@ -110,24 +112,25 @@ extern "C" void attention_forward(bf16 *out, i64 out_ld, float *tops, float *bys
                     put_product(scores + s * 32);
                 }
                 Queries of{masked, position ? position + h * S * S + q : nullptr, scale * LOG2E, S, Q - q};
-                vf most[2], by[2];
-                (Q - q > 16 ? softmax<2> : softmax<1>)(shares, most, by, scores, of, S, next);
+                float most[32], by[32] = {};
+                (Q - q > 16 ? softmax<2> : softmax<1>)(pairs, most, by, scores, of, S, next);
+                (Q - q > 16 ? turned<2> : turned<1>)(shares, pairs, P);
                 for (i64 k = 0; k < K; k += 32) {
-                    multiply((bf16 *)v_turned + k * 32, 32, K * 32, shares, 2 * TILE, P / 32);
-                    put_product(found + k * 32);
+                    multiply((bf16 *)shares, 32, 4 * TILE, values + k / 16 * TILE, K / 16 * TILE, P / 32);
+                    put_product(found);
+                    put_rows(out + (b * Q + q) * out_ld + h * K + k, out_ld, found, by, add + 2 * D + k, Q - q, in_order);
                 }
-                for (i64 i = 0; i < 2 && q + i * 16 < Q; i++) {
-                    raw_store(tops + bh * Q + q + i * 16, most[i], of.count(i));
-                    raw_store(bys + bh * Q + q + i * 16, by[i], of.count(i));
-                    put_columns(out + (b * Q + q) * out_ld + h * K, out_ld, found + i * 16, by[i], add + 2 * D, [i](i64 j) { return j + i * 16; }, Q - q, K);
-                }
+                i64 n = Q - q < 32 ? Q - q : 32;
+                std::memcpy(tops + bh * Q + q, most, n * 4);
+                std::memcpy(bys + bh * Q + q, by, n * 4);
             }
         }
     }
 }
 
 // p [S][32] in bf16 and along = sum over keys of p * dp, for 32 keys from s on, from their products with queries and dp [S][32].
-template <int N> static void shares_again(bf16 *p, vf *along, const float *products, const float *dp, const vf *most, const Powers *share, const Queries &of, i64 s, i64 S, Ahead &next) {
+template <int N> static void shares_again(bf16 *__restrict p, vf *along, const float *products, const float *dp, const vf *most, const Powers *share,
+                                          Queries of, i64 s, i64 S, Ahead &next) {
     vf sums[2] = {along[0], along[1]};
     for (i64 end = S < s + 32 ? S : s + 32; s < end; s++, products += 32) {
         next.step();
@@ -141,9 +144,12 @@ template <int N> static void shares_again(bf16 *p, vf *along, const float *produ
     for (int i = 0; i < 2; i++) along[i] = sums[i];
 }
 
-// ds [S][32] = p * (dp - along) in bf16; the same in `pairs`, as B for products with keys: tiles [S / 32][2]. There queries 0 to 3, 8 to 11
-// and so on are in the first tile, others in the second, as unpacking has them.
-template <int N> static void score_gradients(bf16 *ds, u32 *pairs, const bf16 *p, const float *dp, const vf *along, i64 S, Ahead &next, Ahead &more) {
+// The query of column i of 32 in `pairs` below: unpacking leaves 0 to 3, 8 to 11 and so on in the first tile.
+constexpr auto unpacked = [](i64 i) { return i % 16 / 4 * 8 + i % 4 + i / 16 * 4; };
+
+// ds [S][32] = p * (dp - along) in bf16; the same in `pairs`, two keys to a dword: tiles [S / 32][2].
+template <int N> static void score_gradients(bf16 *__restrict ds, u32 *__restrict pairs, const bf16 *p, const float *dp, const vf *along, i64 S,
+                                             Ahead &next, Ahead &more) {
     for (i64 s = 0; s < S; s += 2) {
         next.step();
         more.step();
@@ -170,13 +176,14 @@ extern "C" void attention_backward(bf16 *dqkv, i64 dqkv_ld, const bf16 *dout, co
 #pragma omp parallel
     {
         Tiles tiles;
-        scratch.reset((P * K * 3 + R * K * 5 + P * R * 2) * 2 + P * 32 * 4 + P * 4 + P * 32 * 2 + 32 * K * 4 + 32 * 32 * 4 + 8192);
+        scratch.reset((P * K * 3 + R * K * 5 + P * R * 2) * 2 + P * 32 * 4 + P * 4 + P * 32 * 4 + 32 * 32 * 4 * 2 + 8192);
         bf16 *keys = scratch.zeros<bf16>(P * K), *values = scratch.zeros<bf16>(P * K), *plain = scratch.zeros<bf16>(R * K);
         u32 *q_across = scratch.zeros<u32>(R * K / 2), *d_across = scratch.zeros<u32>(R * K / 2);
-        u32 *q_paired = scratch.take<u32>(R * K / 2), *d_paired = scratch.take<u32>(R * K / 2), *k_turned = scratch.take<u32>(P * K / 2);
+        u32 *q_paired = scratch.take<u32>(R * K / 2), *d_paired = scratch.take<u32>(R * K / 2), *k_paired = scratch.take<u32>(P * K / 2);
         float *block = scratch.take<float>(32 * 32), *dp = scratch.take<float>(P * 32), *masked = scratch.take<float>(P);
-        float *found = scratch.take<float>(32 * K);
-        u32 *pairs = scratch.zeros<u32>(P * 16);
+        float *found = scratch.take<float>(32 * 32), ones[32], scales[32];
+        for (int i = 0; i < 32; i++) { ones[i] = 1; scales[i] = scale; }
+        u32 *pairs = scratch.zeros<u32>(P * 16), *turned_ds = scratch.take<u32>(P * 16);
         bf16 *p = scratch.zeros<bf16>(P * R), *ds = scratch.take<bf16>(P * R);  // [R / 32][P][32]
 #pragma omp for schedule(static)
         for (i64 bh = 0; bh < B * H; bh++) {
@@ -187,7 +194,7 @@ extern "C" void attention_backward(bf16 *dqkv, i64 dqkv_ld, const bf16 *dout, co
             Ahead next_d(dout + (b + 1) * Q * D + h * Q * K, Q * K, (S + 1) / 2 * R / 32);
             rows(keys, at + D, 3 * D, nullptr, S, K);
             rows(values, at + 2 * D, 3 * D, nullptr, S, K);
-            turned(k_turned, keys, S, K);
+            paired_all(k_paired, keys, S, K);
             rows(plain, at, 3 * D, bias + h * K, Q, K);
             across(q_across, plain, Q, K);
             paired_all(q_paired, plain, Q, K);
@@ -208,24 +215,23 @@ extern "C" void attention_backward(bf16 *dqkv, i64 dqkv_ld, const bf16 *dout, co
                     (Q - q > 16 ? shares_again<2> : shares_again<1>)(p + q * P, along, block, dp, most, share, of, s, S, next);
                 }
                 (Q - q > 16 ? score_gradients<2> : score_gradients<1>)(ds + q * P, pairs, p + q * P, dp, along, S, next, next_d);
+                turned<2>(turned_ds, pairs, P);
                 for (i64 k = 0; k < K; k += 32) {
-                    multiply((bf16 *)k_turned + k * 32, 32, K * 32, pairs, 2 * TILE, P / 32);
-                    put_product(found + k * 32);
+                    multiply((bf16 *)turned_ds, 32, 4 * TILE, k_paired + k / 16 * TILE, K / 16 * TILE, P / 32);
+                    put_product(found);
+                    put_rows(to + q * dqkv_ld + k, dqkv_ld, found, scales, nullptr, Q - q, unpacked);
                 }
-                for (i64 i = 0; i < 2; i++)
-                    put_columns(to + q * dqkv_ld, dqkv_ld, found + i * 16, all(scale), nullptr, [i](i64 j) { return j / 4 * 8 + j % 4 + i * 4; }, Q - q, K);
             }
             for (i64 s = Q; s < S; s++) std::memset((void *)(to + s * dqkv_ld), 0, K * 2);
             for (i64 s = 0; s < S; s += 32)
                 for (i64 k = 0; k < K; k += 32) {
                     bf16 *row = to + s * dqkv_ld + k;
-                    i64 n = S - s < 32 ? S - s : 32;
                     multiply(ds + s * 32, 32, P * 32, q_paired + k / 16 * TILE, K / 16 * TILE, R / 32);
                     put_product(block);
-                    put_rows(row + D, dqkv_ld, block, scale, n);
+                    put_rows(row + D, dqkv_ld, block, scales, nullptr, S - s, in_order);
                     multiply(p + s * 32, 32, P * 32, d_paired + k / 16 * TILE, K / 16 * TILE, R / 32);
                     put_product(found);
-                    put_rows(row + 2 * D, dqkv_ld, found, 1, n);
+                    put_rows(row + 2 * D, dqkv_ld, found, ones, nullptr, S - s, in_order);
                 }
         }
     }

@@ -21,18 +21,19 @@ static inline void multiply(const bf16 *a, i64 lda, i64 a_step, const u32 *b, i6
         _tile_dpbf16ps(3, 5, 7);
     }
 }
+
 // Stores what `multiply` made in c, 32 x 32.
 static inline void put_product(float *c) {
     _tile_stored(0, c, 128); _tile_stored(1, c + 16, 128);
     _tile_stored(2, c + 16 * 32, 128); _tile_stored(3, c + 16 * 32 + 16, 128);
 }
 
-// The multiplier falls asleep after about 500 ns without work, and wakes up in 240 (measured on a Sapphire Rapids; docs/log.md,
+// The multiplier falls asleep after about 500 ns without work, and wakes up in 240 (measured; docs/log.md,
 // 2026-11-23). So it gets some now and then, into a tile that nobody reads.
 static inline void keep_awake() { _tile_dpbf16ps(7, 5, 6); }
 
 // to[i][j] = from[j][i], 16 x 16 dwords: halves change places, then quarters, eighths, and neighbours.
-static inline void transpose(u32 *to, i64 to_stride, const u32 *from, i64 stride) {
+static inline void transpose(u32 *to, const u32 *from, i64 stride) {
     keep_awake();
     vu v[16], lane;
     for (u32 i = 0; i < 16; i++) { std::memcpy(&v[i], from + i * stride, 64); lane[i] = i; }
@@ -47,7 +48,7 @@ static inline void transpose(u32 *to, i64 to_stride, const u32 *from, i64 stride
                 v[i + s] = __builtin_shuffle(a, b, high);
             }
     }
-    for (i64 i = 0; i < 16; i++) std::memcpy(to + i * to_stride, &v[i], 64);
+    for (i64 i = 0; i < 16; i++) std::memcpy(to + i * 16, &v[i], 64);
 }
 
 // 32 numbers in bf16: those of `low`, then those of `high`.
@@ -94,39 +95,22 @@ static void across(u32 *to, const bf16 *rows, i64 n, i64 K) {
     for (i64 s = 0; s < n; s += 32)
         for (i64 k = 0; k < K; k += 32)
             for (i64 half = 0; half < 2; half++, to += TILE)
-                if (s + half * 16 < n) transpose(to, 16, (const u32 *)(rows + (s + half * 16) * K + k), K / 2);
+                if (s + half * 16 < n) transpose(to, (const u32 *)(rows + (s + half * 16) * K + k), K / 2);
 }
 
-// A for products with the transpose of n rows: [n / 32][K][32].
-static void turned(u32 *to, const bf16 *rows, i64 n, i64 K) {
-    alignas(64) u32 tile[TILE];
-    for (i64 s = 0; s < n; s += 32)
-        for (i64 k = 0; k < K; k += 16, to += TILE) {
-            paired(tile, rows + s * K + k, K, 32);
-            transpose(to, 16, tile, 16);
-        }
+// From a product's rows, keys' pairs down and queries across (tiles [n / 32][2]), to A: each tile turned.
+template <int N> static inline void turned(u32 *to, const u32 *pairs, i64 n) {
+    for (i64 s = 0; s < n; s += 32, to += 2 * TILE, pairs += 2 * TILE)
+        for (int i = 0; i < N; i++) transpose(to + i * TILE, pairs + i * TILE, 16);
 }
 
-// n rows of 32 floats to bf16, times `by`.
-static void put_rows(bf16 *to, i64 stride, const float *from, float by, i64 n) {
-    for (i64 s = 0; s < n; s++, to += stride, from += 32)
-        raw_store(to, both(load(from, Full{}) * by, load(from + 16, Full{}) * by), Full{});
-}
+constexpr auto in_order = [](i64 i) { return i; };
 
-// n <= 16 rows from columns: from (K, 16; rows 32 apart), each column times its `by`, plus bias of its row if there is one. Column i
-// is row place(i).
-template <class F> static inline void put_columns(bf16 *to, i64 stride, const float *from, vf by, const float *bias, F place, i64 n, i64 K) {
-    alignas(64) u32 pairs[TILE], turned[TILE];
-    for (i64 k = 0; k < K; k += 32) {
-        for (i64 i = 0; i < 32; i += 2) {
-            vf even = load(from + (k + i) * 32, Full{}) * by, odd = load(from + (k + i + 1) * 32, Full{}) * by;
-            if (bias) { even += bias[k + i]; odd += bias[k + i + 1]; }
-            vu x = pair(even, odd);
-            std::memcpy(pairs + i * 8, &x, 64);
-        }
-        transpose(turned, 16, pairs, 16);
-        for (i64 i = 0; i < 16; i++)
-            if (place(i) < n) std::memcpy((void *)(to + place(i) * stride + k), turned + i * 16, 64);
-    }
+// What `multiply` made, 32 x 32, to the first n rows in bf16: row i times by[i], plus `bias` if there is one, goes to row place(i).
+template <class F> static inline void put_rows(bf16 *to, i64 stride, const float *from, const float *by, const float *bias, i64 n, F place) {
+    vf low = bias ? load(bias, Full{}) : all(0), high = bias ? load(bias + 16, Full{}) : all(0);
+    for (i64 i = 0; i < 32; i++)
+        if (place(i) < n)
+            raw_store(to + place(i) * stride, both(load(from + i * 32, Full{}) * by[i] + low, load(from + i * 32 + 16, Full{}) * by[i] + high), Full{});
 }
 #endif
