@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from textlora.train import train as train
 
 # GNU's OpenMP, which comes with torch's Linux wheels, lets a thread that waits for others spin for milliseconds: where
-# other programs run, that keeps the core from the very thread it waits for, and training takes 2 to 3 times as long
+# other programs run, that keeps the core from the very thread it waits for, and training takes up to 3 times as long
 # (docs/log.md, 2026-11-23). Some 30 microseconds of it serve an idle machine as well. It is read when torch is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")

@@ -22,6 +22,8 @@ from textlora.prepare import Prepared
 from textlora.tokens import joined
 from textlora.trainer import label_weights
 
+FOLDER = "refit"  # of a run: the curve of its second training
+
 
 @dataclass(frozen=True)
 class Chosen:

@@ -45,7 +45,6 @@ from textlora.trainer import TextTrainer, arguments, batches_of, step_loss
 from textlora.verdict import verdict
 
 log = logging.getLogger("textlora")
-REFIT = "refit"  # folder of a run: the curve of its second training
 
 
 def train(
@@ -97,7 +96,8 @@ def _train_one(run: Run, prepared: Prepared, resume: bool, began: float, say: Sa
     logits = predict.logits(trained, prepared.validation, prepared.pad_id)
     first, again = trained, Meter()
     if prepared.config.refit:
-        trained = _refit(run, prepared, first, chosen, again, say)
+        before = loss(logits, prepared.data.validation.labels)
+        trained = _refit(run, prepared, chosen, before, again, say) or first
     save_adapter(run, prepared, trained, temperature)
     distrust(run, prepared, trained)
     _finish(run, prepared, logits, temperature, meter, None if trained is first else again, beaten, running, began, say)
@@ -120,13 +120,14 @@ def _choose(prepared: Prepared, trained: PeftModel, say: Say) -> tuple[float | N
     return temperature, chosen
 
 
-def _refit(run: Run, prepared: Prepared, first: PeftModel, chosen: Chosen, meter: Meter, say: Say) -> PeftModel:
-    """A second training, on validation rows too; `first` where it went wrong: it must know those rows better.
+def _refit(run: Run, prepared: Prepared, chosen: Chosen, before: float, meter: Meter, say: Say) -> PeftModel | None:
+    """A second training, on validation rows too; None where it went wrong: its loss on those must be below `before`,
+    the first's, which hadn't seen them.
 
     An interrupted one begins again. Of its folder only the curve is kept.
     """
-    shutil.rmtree(run.folder / REFIT, ignore_errors=True)
-    whole, inner = refit.together(prepared), runs.create(run.folder / REFIT)
+    shutil.rmtree(run.folder / refit.FOLDER, ignore_errors=True)
+    whole, inner = refit.together(prepared), runs.create(run.folder / refit.FOLDER)
     say(f"once more, on the validation rows too: {whole.train.texts} rows")
     engine.use(whole.network, whole.config.engine, say)
     try:
@@ -137,11 +138,10 @@ def _refit(run: Run, prepared: Prepared, first: PeftModel, chosen: Chosen, meter
         for part in (inner.adapter, inner.checkpoints, inner.evaluation):
             shutil.rmtree(part, ignore_errors=True)
     chosen.put_into(again, whole)
-    labels, pad_id = prepared.data.validation.labels, prepared.pad_id
-    before, after = (loss(predict.logits(one, prepared.validation, pad_id), labels) for one in (first, again))
+    after = loss(predict.logits(again, prepared.validation, prepared.pad_id), prepared.data.validation.labels)
     if not after < before:  # nor if it isn't a number
         say(f"  its loss on those rows is {after:.4f}, where {before:.4f} was without them: the first adapter stays")
-        return first
+        return None
     return again
 
 
