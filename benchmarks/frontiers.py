@@ -23,11 +23,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments
 
 from textlora import bases, data, device, model, predict
 from textlora import config as configs
@@ -47,6 +49,7 @@ SEED_2 = "second seed's recipe"
 BEST = "ours, r 16"
 SMALL = "ours, r 2"
 TINY = "ours, r 1 on value and feed-forward"
+EXPERT = "Trainer and PEFT, all linear layers, r 16"
 FULL = "full fine-tuning"
 MIXED = [
     f"{LAYER}.{i}.{name}" for i in range(6) for name in ("attention.self.value", "intermediate.dense", "output.dense")
@@ -59,7 +62,8 @@ class Trained(NamedTuple):
 
     predicted: np.ndarray  # (M,) label ids of the test rows
     parameters: int  # trained ones; 0 where it isn't a network
-    seconds: float  # from loaded rows to something that can predict
+    seconds: float  # of the processor, from loaded rows to something that can predict
+    texts: int = 0  # that it had trained on when it was at its best on validation; 0: not known
 
 
 Side = Callable[[Data, int], Trained]
@@ -74,11 +78,13 @@ def adapters(recipe: str = "minilm-fast", **settings: Any) -> Side:
     def side(rows: Data, seed: int) -> Trained:
         config = configs.load(recipe, {"base": BASE, "report_to": [], "seed": seed, **settings})
         with tempfile.TemporaryDirectory() as folder:
-            began = time.monotonic()
+            began = time.process_time()
             run = train(config, rows=rows, out=Path(folder, "run"), say=lambda line: None)
-            seconds = time.monotonic() - began
+            seconds = time.process_time() - began
             found = predict.load(run.folder).predict_proba(_test(rows).texts).argmax(1)
-            return Trained(found, run.summary()["trainable_parameters"], seconds)
+            best = max((one for one in run.metrics() if one["split"] == "validation"), key=lambda one: one["f1_macro"])
+            texts = round(best["epoch"] * len(rows.train.texts))
+            return Trained(found, run.summary()["trainable_parameters"], seconds, texts)
 
     return side
 
@@ -92,21 +98,54 @@ def ours(rank: int, **settings: Any) -> Side:
 
 def svm(rows: Data, seed: int) -> Trained:
     """TF-IDF of words and word pairs with a linear SVM."""
-    began = time.monotonic()
+    began = time.process_time()
     fitted = make_pipeline(
         TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2), LinearSVC(C=0.5, random_state=seed)
     ).fit(rows.train.texts, rows.train.labels)
-    seconds = time.monotonic() - began
+    seconds = time.process_time() - began
     return Trained(fitted.predict(_test(rows).texts), 0, seconds)
 
 
 def probe(rows: Data, seed: int) -> Trained:
     """Logistic regression on the frozen base's mean-pooled tokens."""
-    began = time.monotonic()
+    began = time.process_time()
     features = _embedded(rows.train.texts)
     fitted = LogisticRegression(C=10, max_iter=500, random_state=seed).fit(features, rows.train.labels)
-    seconds = time.monotonic() - began
+    seconds = time.process_time() - began
     return Trained(fitted.predict(_embedded(_test(rows).texts)), fitted.coef_.size + len(fitted.intercept_), seconds)
+
+
+def fast_text(rows: Data, seed: int) -> Trained:
+    """fastText of words and word pairs, its own defaults but for 20 passes."""
+    import fasttext  # optional: see the module's docstring
+
+    def line(text: str) -> str:
+        return " ".join(text.lower().split())
+
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
+        file.writelines(
+            f"__label__{label} {line(text)}\n"
+            for text, label in zip(rows.train.texts, rows.train.labels.tolist(), strict=True)
+        )
+        file.flush()
+        began = time.process_time()
+        fitted = fasttext.train_supervised(file.name, epoch=20, wordNgrams=2, seed=seed, thread=1, verbose=0)
+        seconds = time.process_time() - began
+    found = [int(fitted.predict(line(text))[0][0].removeprefix("__label__")) for text in _test(rows).texts]
+    return Trained(np.array(found), 0, seconds)
+
+
+def static_embeddings(rows: Data, seed: int) -> Trained:
+    """model2vec's static embeddings of the same base, and logistic regression on them."""
+    from model2vec.distill import distill  # optional: see the module's docstring
+
+    began = time.process_time()
+    static = distill(model_name=str(bases.files(bases.find(BASE), "")))
+    features = static.encode(rows.train.texts)
+    fitted = LogisticRegression(C=10, max_iter=500, random_state=seed).fit(features, rows.train.labels)
+    seconds = time.process_time() - began
+    found = fitted.predict(static.encode(_test(rows).texts))
+    return Trained(found, fitted.coef_.size + len(fitted.intercept_), seconds)
 
 
 def _embedded(texts: list[str]) -> np.ndarray:
@@ -133,9 +172,9 @@ class FullFineTuning:
         tokens = tokenize(tokenizer, rows.validation.texts, 128)
         best, kept, seconds = -1.0, None, 0.0
         for rate in (self.rate,) if self.rate else FULL_RATES:
-            began = time.monotonic()
+            began = time.process_time()
             network = _full_run(tokenizer, rows, seed, rate)
-            took = time.monotonic() - began
+            took = time.process_time() - began
             shown = float((_labels(network, tokens, tokenizer) == rows.validation.labels).mean())
             print(f"  rate {rate:g}: {shown:.4f} on validation", file=sys.stderr, flush=True)
             if shown > best:
@@ -174,6 +213,44 @@ def _full_run(tokenizer: Any, rows: Data, seed: int, rate: float) -> Any:
     return network
 
 
+def expert(rows: Data, seed: int) -> Trained:
+    """Trainer and PEFT as who knows them well would run them: every linear layer, no dropout, bf16, by length."""
+    tokenizer = _tokenizer()
+    inputs = Dataset.from_dict(tokenizer(rows.train.texts, truncation=True, max_length=128))
+    torch.manual_seed(seed)
+    base = AutoModelForSequenceClassification.from_pretrained(
+        bases.files(bases.find(BASE), ""), num_labels=len(rows.train.label_names)
+    )
+    lora = LoraConfig(task_type="SEQ_CLS", r=16, lora_alpha=32, target_modules="all-linear")
+    network: Any = get_peft_model(base, lora)
+    with tempfile.TemporaryDirectory() as folder:
+        args = TrainingArguments(
+            output_dir=folder,
+            num_train_epochs=3,
+            per_device_train_batch_size=32,
+            learning_rate=5e-4,
+            warmup_steps=0.06,
+            use_cpu=device.pick_device().type == "cpu",
+            bf16=device.compute_dtype("auto") == torch.bfloat16,
+            train_sampling_strategy="group_by_length",
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            seed=seed,
+        )
+        trainer = Trainer(
+            model=network,
+            args=args,
+            train_dataset=inputs.add_column("labels", rows.train.labels.tolist()),
+            data_collator=DataCollatorWithPadding(tokenizer),
+        )
+        began = time.process_time()
+        trainer.train()
+        seconds = time.process_time() - began
+    found = _labels(network, tokenize(tokenizer, _test(rows).texts, 128), tokenizer)
+    return Trained(found, network.num_parameters(only_trainable=True), seconds, 3 * len(rows.train.texts))
+
+
 def _labels(network: Any, tokens: Tokens, tokenizer: Any) -> np.ndarray:
     network.eval()
     found = np.zeros(len(tokens), np.int64)
@@ -194,6 +271,8 @@ def _test(rows: Data) -> data.Split:
 
 SIDES: dict[str, Side] = {
     "TF-IDF and linear SVM": svm,
+    "fastText": fast_text,
+    "model2vec of the base, logistic regression": static_embeddings,
     "frozen base, logistic regression": probe,
     SEED_1: adapters("roberta-qv-r10"),
     SEED_1_QUICK: adapters("roberta-qv-r10", base_dropout=0.0),
@@ -204,11 +283,14 @@ SIDES: dict[str, Side] = {
     "ours, r 4": ours(4, bag_of_tokens=False),
     "ours, r 8": ours(8),
     BEST: ours(16),
+    "ours, r 16, one pass": ours(16, num_train_epochs=1),
     "ours, r 21": ours(21),
+    EXPERT: expert,
     FULL: FullFineTuning(),
 }
 # what the targets name: the side that should be ahead, the one behind it
-PAIRS = [(ahead, behind) for ahead in (BEST, SMALL, TINY) for behind in (SEED_1, SEED_1_QUICK, SEED_2)] + [(BEST, FULL)]
+PAIRS = [(ahead, behind) for ahead in (BEST, SMALL, TINY) for behind in (SEED_1, SEED_1_QUICK, SEED_2)]
+PAIRS += [(BEST, EXPERT), (BEST, FULL)]
 
 
 def run_all(rows: Data, names: list[str], seeds: int, keep: Path) -> dict[tuple[str, int], dict[str, Any]]:
@@ -227,6 +309,7 @@ def run_all(rows: Data, names: list[str], seeds: int, keep: Path) -> dict[tuple[
                 "accuracy": float(right.mean()),
                 "parameters": found.parameters,
                 "seconds": round(found.seconds, 1),
+                "texts": found.texts,
                 "right": "".join("01"[r] for r in right.tolist()),
             }
             done[name, seed] = line
@@ -261,6 +344,7 @@ def summary(done: Mapping[tuple[str, int], Mapping[str, Any]]) -> dict[str, Any]
                 "accuracies": [line["accuracy"] for line in lines],
                 "parameters": lines[0]["parameters"],
                 "seconds": float(np.median([line["seconds"] for line in lines])),
+                "texts": [line.get("texts", 0) for line in lines],
             }
         )
     pairs = [
@@ -280,7 +364,7 @@ def draw(sides: list[dict[str, Any]], path: Path) -> None:
 
     figure, both = pyplot.subplots(1, 2, figsize=(11, 4.6), sharey=True, layout="constrained")
     for axes, key, label in zip(
-        both, ("parameters", "seconds"), ("trained parameters", "seconds of training"), strict=True
+        both, ("parameters", "seconds"), ("trained parameters", "processor seconds of training"), strict=True
     ):
         for number, side in enumerate(one for one in sides if one[key]):
             own = side["side"].startswith("ours")
