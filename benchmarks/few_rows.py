@@ -52,6 +52,7 @@ class Answer(NamedTuple):
 
 
 Side = Callable[[Job], Answer]
+Lines = dict[tuple[str, int, int], dict[str, Any]]  # of a side, rows of a label, a seed
 
 
 def ours(job: Job, settings: Mapping[str, Any]) -> Answer:
@@ -107,15 +108,18 @@ def tfidf(job: Job) -> Answer:
     return Answer(found, time.monotonic() - wall, time.process_time() - processor)
 
 
-def run_all(
-    file: Path, sides: Mapping[str, Side], sizes: list[int], seeds: range, keep: Path
-) -> dict[tuple[str, int, int], dict[str, Any]]:
+def read_kept(keep: Path) -> Lines:
+    """What was kept of earlier runs; nothing where the file isn't there yet."""
+    lines = [json.loads(line) for line in keep.read_text().splitlines()] if keep.is_file() else []
+    return {(line["side"], line["rows"], line["seed"]): line for line in lines}
+
+
+def run_all(file: Path, sides: Mapping[str, Side], sizes: list[int], seeds: range, keep: Path) -> Lines:
     """Every side at every size with every seed, but for those that `keep` has already."""
     rows, names = read(file)
     chosen = stratified(rows[1], [HELD_OUT // len(names)] * len(names), np.random.default_rng(0))
     held, pool = take(rows, chosen), take(rows, np.setdiff1d(np.arange(len(rows[0])), chosen))
-    lines = [json.loads(line) for line in keep.read_text().splitlines()] if keep.is_file() else []
-    done = {(line["side"], line["rows"], line["seed"]): line for line in lines}
+    done = read_kept(keep)
     for size in sizes:
         for seed in seeds:
             own = take(pool, stratified(pool[1], [size] * len(names), np.random.default_rng([8, seed, size])))
@@ -139,7 +143,7 @@ def _line(name: str, size: int, seed: int, found: Answer, labels: np.ndarray) ->
     return {"side": name, "rows": size, "seed": seed, "accuracy": float(right.mean()), **seconds, "right": written}
 
 
-def table(done: Mapping[tuple[str, int, int], Mapping[str, Any]], size: int, seeds: range) -> list[dict[str, Any]]:
+def table(done: Lines, size: int, seeds: range) -> list[dict[str, Any]]:
     """Each side's mean at one size, and by how much ours is ahead of it, on the seeds that both have."""
     lines = []
     for name in {side for side, rows, _ in done if rows == size}:

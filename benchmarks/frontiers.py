@@ -1,13 +1,15 @@
 """What parameters and seconds buy on MiniLM: our default at several ranks, both seeds' recipes, and references.
 
-    python benchmarks/frontiers.py ag_news --keep frontiers.jsonl --picture docs/pictures/frontiers.png
+    OMP_NUM_THREADS=1 python benchmarks/frontiers.py ag_news --keep frontiers.jsonl
 
 Each side is trained on the folder's train split, once for each of `--seeds` seeds, and judged on its test split: all
 sides are fixed here beforehand, nothing is chosen by their figures. `--keep` holds what each run got right, one line a
-run: an interrupted series goes on where it was, and `--sides` can be run on different days (their seconds then are of
-different moments). Prints one JSON object with each side's mean and the paired gains that the project's targets name;
-the table goes to stderr. The seeds' recipes keep their adapters, rates, batches, dropouts and length; on MiniLM's six
-layers the second's layers 0, 5 and 10 of twelve become 0, 2 and 5.
+run: an interrupted series goes on where it was, and `--sides` can be run on different days. Seconds are the
+processor's, all threads together, so that other work on the machine counts little. Two sides need packages of their
+own: `pip install fasttext-numpy2 model2vec[distill]`. Prints one JSON object with each side's mean and the paired gains
+that the project's targets name; the table goes to stderr, and frontier_page.py makes a page and a picture of what was
+kept. The seeds' recipes keep their adapters, rates, batches, dropouts and length; on MiniLM's six layers the second's
+layers 0, 5 and 10 of twelve become 0, 2 and 5.
 """
 
 from __future__ import annotations
@@ -293,10 +295,18 @@ PAIRS = [(ahead, behind) for ahead in (BEST, SMALL, TINY) for behind in (SEED_1,
 PAIRS += [(BEST, EXPERT), (BEST, FULL)]
 
 
-def run_all(rows: Data, names: list[str], seeds: int, keep: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """Every run that `keep` hasn't, appended to it."""
+Lines = dict[tuple[str, int], dict[str, Any]]  # of a side and a seed
+
+
+def read(keep: Path) -> Lines:
+    """What was kept of earlier runs; nothing where the file isn't there yet."""
     lines = [json.loads(line) for line in keep.read_text().splitlines()] if keep.is_file() else []
-    done = {(line["side"], line["seed"]): line for line in lines}
+    return {(line["side"], line["seed"]): line for line in lines}
+
+
+def run_all(rows: Data, names: list[str], seeds: int, keep: Path) -> Lines:
+    """Every run that `keep` hasn't, appended to it."""
+    done = read(keep)
     for seed in range(seeds):
         for name in names:
             if (name, seed) in done:
@@ -326,7 +336,7 @@ def _words(line: Mapping[str, Any]) -> str:
     )
 
 
-def summary(done: Mapping[tuple[str, int], Mapping[str, Any]]) -> dict[str, Any]:
+def summary(done: Lines) -> dict[str, Any]:
     """Means over seeds, and the paired gains of PAIRS where both sides are there."""
     right = {
         name: np.array([[c == "1" for c in line["right"]] for (side, _), line in done.items() if side == name])
@@ -342,6 +352,7 @@ def summary(done: Mapping[tuple[str, int], Mapping[str, Any]]) -> dict[str, Any]
                 "seeds": len(lines),
                 "accuracy": float(right_SN.mean()),
                 "accuracies": [line["accuracy"] for line in lines],
+                "interval": paired_gain(np.zeros_like(right_SN), right_SN)[1:],
                 "parameters": lines[0]["parameters"],
                 "seconds": float(np.median([line["seconds"] for line in lines])),
                 "texts": [line.get("texts", 0) for line in lines],
@@ -355,43 +366,12 @@ def summary(done: Mapping[tuple[str, int], Mapping[str, Any]]) -> dict[str, Any]
     return {"sides": sides, "gains": pairs}
 
 
-def draw(sides: list[dict[str, Any]], path: Path) -> None:
-    """Accuracy against parameters and against seconds, seeds as dots, their mean as a ring."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, both = pyplot.subplots(1, 2, figsize=(11, 4.6), sharey=True, layout="constrained")
-    for axes, key, label in zip(
-        both, ("parameters", "seconds"), ("trained parameters", "processor seconds of training"), strict=True
-    ):
-        for number, side in enumerate(one for one in sides if one[key]):
-            own = side["side"].startswith("ours")
-            color = "#0b5fa5" if own else f"C{1 + number % 8}"
-            values = [100 * value for value in side["accuracies"]]
-            axes.plot([side[key]] * len(values), values, "o", ms=3, color=color, alpha=0.5)
-            axes.plot([side[key]], [100 * side["accuracy"]], "o" if own else "s", ms=8, mfc="none", color=color)
-            axes.annotate(
-                side["side"],
-                (side[key], 100 * side["accuracy"]),
-                xytext=(6, -4),
-                textcoords="offset points",
-                fontsize=7,
-            )
-        axes.set(xscale="log", xlabel=label)
-        axes.grid(alpha=0.3)
-    both[0].set_ylabel("test accuracy, %")
-    figure.savefig(path, dpi=150)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="a folder with train and test files")
     parser.add_argument("--sides", nargs="*", default=list(SIDES), choices=list(SIDES), metavar="SIDE")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--keep", type=Path, default=Path("frontiers.jsonl"))
-    parser.add_argument("--picture", type=Path)
     args = parser.parse_args()
     found = summary(run_all(data.load(args.data), args.sides, args.seeds, args.keep))
     for side in found["sides"]:
@@ -402,8 +382,6 @@ def main() -> None:
     for pair in found["gains"]:
         points = f"{100 * pair['gain']:+.2f} ({100 * pair['low']:+.2f} to {100 * pair['high']:+.2f})"
         print(f"{pair['ahead']} over {pair['behind']}: {points}, p {pair['p']:.4f}", file=sys.stderr)
-    if args.picture:
-        draw(found["sides"], args.picture)
     print(json.dumps(found))
 
 
