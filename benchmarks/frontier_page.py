@@ -16,12 +16,12 @@ import few_rows
 import frontiers
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-OURS, THEIRS = "#0b5fa5", ("#c0504d", "#7f7f7f", "#8064a2", "#d08a2e", "#4f8f5b", "#a0522d", "#b0417a", "#555555")
+OURS, RINGS = "#0b5fa5", iter("ov^<>dphP*")
+THEIRS = ("#c0504d", "#7f7f7f", "#8064a2", "#d08a2e", "#4f8f5b", "#a0522d", "#b0417a", "#222222", "#17a2a2", "#b8b000")
 Side = dict[str, Any]
 
 PAGE = """# What parameters, seconds and rows buy
@@ -114,45 +114,42 @@ def _p(value: float) -> str:
 
 
 def draw(sides: list[Side], rows: list[Side], path: Path) -> None:
-    """Seeds as dots, their mean as a ring: against parameters, seconds, and rows of a label."""
-    figure, (by_parameters, by_seconds, by_rows) = pyplot.subplots(1, 3, figsize=(16, 5), layout="constrained")
-    for axes, key, label in (
-        (by_parameters, "parameters", "trained parameters"),
-        (by_seconds, "seconds", "processor seconds of training"),
-    ):
-        _scatter(axes, [one for one in sides if one[key]], key)
-        axes.set(xscale="log", xlabel=label)
-    for number, name in enumerate(sorted({one["side"] for one in rows}, key=lambda name: name != few_rows.OURS)):
+    """Seeds as dots, their mean as a ring or a square: against parameters, seconds, and rows of a label."""
+    figure, (by_parameters, by_seconds, by_rows) = pyplot.subplots(1, 3, figsize=(16, 6), layout="constrained")
+    theirs = iter(THEIRS)
+    for side in sides:
+        style = {"color": OURS, "marker": next(RINGS)} if _own(side) else {"color": next(theirs), "marker": "s"}
+        for axes, key in ((by_parameters, "parameters"), (by_seconds, "seconds")):
+            if side[key]:
+                values = 100 * np.array(side["accuracies"])
+                axes.plot(np.full(len(values), side[key]), values, ".", alpha=0.4, color=style["color"])
+                axes.plot([side[key]], [values.mean()], ls="", ms=9, mfc="none", label=side["side"], **style)
+    for name, color in zip(_names(rows), (OURS, *THEIRS), strict=False):
         own = [one for one in rows if one["side"] == name]
-        color = OURS if name == few_rows.OURS else THEIRS[number - 1]
         by_rows.plot(
             [one["rows"] for one in own], [100 * one["accuracy"] for one in own], "o-", color=color, label=name
         )
-    by_rows.set(xscale="log", xlabel="rows a label")
-    by_rows.legend(frameon=False)
-    by_parameters.set_ylabel("accuracy, %")
-    for axes in (by_parameters, by_seconds, by_rows):
+    for axes, label in (
+        (by_parameters, "trained parameters"),
+        (by_seconds, "processor seconds of training"),
+        (by_rows, "rows of each label"),
+    ):
+        axes.set(xscale="log", xlabel=label)
         axes.grid(alpha=0.3)
+    by_parameters.set_ylabel("accuracy, %")
+    by_rows.legend(frameon=False)
+    figure.legend(*by_seconds.get_legend_handles_labels(), loc="outside lower left", ncols=4, frameon=False)
     figure.savefig(path, dpi=110)
 
 
-def _scatter(axes: Axes, sides: list[Side], key: str) -> None:
-    theirs = iter(THEIRS * 2)
-    for side in sides:
-        own = side["side"].startswith("ours")
-        color = OURS if own else next(theirs)
-        values = 100 * np.array(side["accuracies"])
-        axes.plot(np.full(len(values), side[key]), values, "o", ms=3, color=color, alpha=0.5)
-        axes.plot([side[key]], [values.mean()], "o" if own else "s", ms=8, mfc="none", color=color)
-        axes.annotate(
-            side["side"],
-            (side[key], values.mean()),
-            xytext=(7, -3),
-            textcoords="offset points",
-            fontsize=7,
-            color=color,
-        )
-    axes.margins(x=0.25)
+def _own(side: Side) -> bool:
+    return side["side"].startswith("ours")
+
+
+def _names(rows: list[Side]) -> list[str]:
+    """Ours, then the others, best first."""
+    best = sorted(rows, key=lambda one: -one["accuracy"])
+    return sorted(dict.fromkeys(one["side"] for one in best), key=lambda name: name != few_rows.OURS)
 
 
 if __name__ == "__main__":
