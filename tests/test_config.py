@@ -14,7 +14,7 @@ from textlora.config import CHOICES, Config
 from textlora.errors import DamagedError, UsageError
 
 BATCHED = Config(batch_tokens=2048)  # valid; the default leaves the batching mode to the recipe
-SHIPPED = ("minilm-fast", "quickstart", "roberta-best", "roberta-qv-r10", "roberta-selective-r36")
+SHIPPED = ("minilm-best", "minilm-fast", "quickstart", "roberta-best", "roberta-qv-r10", "roberta-selective-r36")
 
 # ---------------------------------------------------------------------------------------------- valid configs to draw
 
@@ -46,6 +46,7 @@ BY_SETTING = {
     "num_train_epochs": positive,
     "weight_decay": st.floats(0, 1e6),
     "max_grad_norm": st.floats(0, 1e6),
+    "sam_rho": st.floats(0, 1e6),
     "rank_pattern": st.dictionaries(words, counts, max_size=3),
     "alpha_pattern": st.dictionaries(words, counts, max_size=3),
 }
@@ -251,6 +252,9 @@ def test_a_whole_number_may_stand_for_a_float_and_one_name_for_a_list():
         ({"learning_rate": float("inf")}, "learning_rate"),
         ({"weight_decay": float("nan")}, "weight_decay"),
         ({"max_grad_norm": float("inf")}, "max_grad_norm"),
+        ({"sam_rho": -0.05}, "sam_rho must not be negative, got -0.05"),
+        ({"sam_rho": float("nan")}, "sam_rho must be finite"),
+        ({"sam_rho": float("inf")}, "sam_rho must be finite"),
         ({"num_train_epochs": float("inf")}, "num_train_epochs"),
         ({"lora_dropout": 1.0}, r"lora_dropout is a share in \[0, 1\), got 1.0"),
         ({"warmup_ratio": -0.1}, "warmup_ratio is a share"),
@@ -298,7 +302,7 @@ def test_an_unknown_key_names_the_closest():
 
 
 def test_an_unknown_recipe_names_the_closest():
-    with pytest.raises(UsageError, match=r"no recipe 'minilm-fsat'.*did you mean minilm-fast\?"):
+    with pytest.raises(UsageError, match=r"no recipe 'minilm-fsat'.*did you mean minilm-fast or minilm-best\?"):
         configs.load("minilm-fsat")
     with pytest.raises(UsageError, match="no recipe file"):
         configs.load("/nowhere/mine.toml")

@@ -99,6 +99,23 @@ def test_large_data_takes_fewer_passes(rows, epochs):
     assert config.learning_rate == (5e-4 if epochs == 3 else 1e-3)
 
 
+@pytest.mark.parametrize(
+    ("rows", "epochs", "rate"), [(9_998, 3, 5e-4), (18_000, 3, 1e-3), (108_000, 3, 1e-3), (1_000_000, 1, 1e-3)]
+)
+def test_sharpness_aware_steps_take_one_pass_more_at_the_high_rate(rows, epochs, rate):
+    best = configs.load("minilm-best")
+    config, _ = fitted(best, facts((rows // 2,) * 2))
+    assert (config.num_train_epochs, config.learning_rate) == (epochs, rate)
+    assert fitted(best, facts())[0] == replace(best, auto=())  # the recipe, as it was measured
+    other = replace(best, base="roberta")
+    assert fitted(other, facts())[0] == fitted(replace(DEFAULT, base="roberta", sam_rho=best.sam_rho), facts())[0]
+    assert fitted(replace(best, auto=("learning_rate",), num_train_epochs=4), facts())[0].learning_rate == 5e-4
+
+
+def test_minilm_best_is_the_default_recipe_with_sharpness_aware_steps():
+    assert replace(configs.load("minilm-best"), sam_rho=0.0, num_train_epochs=2.0) == DEFAULT
+
+
 def test_few_fast_passes_are_for_the_base_they_were_measured_on_and_give_way_to_flags():
     other = fitted(replace(DEFAULT, base="roberta"), facts())[0]
     slow = fitted(configs.load(overrides={"num_train_epochs": 3}), facts())[0]

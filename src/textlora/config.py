@@ -135,6 +135,11 @@ class Config:
     warmup_steps: int = setting(0, "the same in steps; over warmup_ratio")
     weight_decay: float = setting(0.0, "on matrices; biases, norms and magnitudes are exempt")
     max_grad_norm: float = setting(1.0, "gradient clipping; 0 = off")
+    sam_rho: float = setting(
+        0.0,
+        "sharpness-aware minimization: how far uphill a step's gradient is taken, at twice the time; 0.05 suited "
+        "MiniLM; 0 = off",
+    )
     calibrate: bool = setting(
         True, "divide the logits by a temperature that fits validation (200 rows or more): probabilities, not labels"
     )
@@ -197,11 +202,11 @@ def _choices(config: Config) -> list[str]:
 POSITIVE = ("budget", "max_length", "lora_alpha", "gradient_accumulation_steps", "learning_rate", "logging_steps")
 POSITIVE += ("num_train_epochs", "num_cycles", "head_rank", "loraplus_lr_ratio", "seeds")
 NOT_NEGATIVE = ("batch_tokens", "per_device_train_batch_size", "warmup_steps", "weight_decay", "max_grad_norm")
-NOT_NEGATIVE += ("early_stopping_patience", "eval_steps", "max_eval_samples")
+NOT_NEGATIVE += ("sam_rho", "early_stopping_patience", "eval_steps", "max_eval_samples")
 NOT_NEGATIVE += ("seed", "split_seed", "train_sample_size")
 SHARES = ("base_dropout", "lora_dropout", "lora_dropout_end", "label_smoothing_factor", "warmup_ratio")
 SHARES += ("validation_fraction",)
-FINITE = ("num_train_epochs", "learning_rate", "loraplus_lr_ratio", "weight_decay", "max_grad_norm")
+FINITE = ("num_train_epochs", "learning_rate", "loraplus_lr_ratio", "weight_decay", "max_grad_norm", "sam_rho")
 SEEDS = 2**32  # NumPy's global generator takes no larger one, and the Trainer hands ours on to it
 
 

@@ -112,10 +112,11 @@ def _batch_tokens(config: Config, facts: Facts) -> int:
 
 def _num_train_epochs(config: Config, facts: Facts) -> float:
     if facts.rows >= LARGE:
-        return 1.0 if facts.rows >= HUGE else 2.0
+        return 1.0 if facts.rows >= HUGE else 2.0 + _more(config, facts)
     updates = max(UPDATES, UPDATES_PER_LABEL * facts.labels)
     wanted = ceil(updates / facts.updates_per_epoch(config))
-    return float(min(max(wanted, USUAL_EPOCHS - (1 if _brisk(config, facts) else 0)), MANY_EPOCHS))
+    usual = USUAL_EPOCHS - (1 if _brisk(config, facts) else 0) + _more(config, facts)
+    return float(min(max(wanted, usual), MANY_EPOCHS))
 
 
 def _brisk(config: Config, facts: Facts) -> bool:
@@ -123,9 +124,14 @@ def _brisk(config: Config, facts: Facts) -> bool:
     return facts.rows >= MANY and config.base == BRISK_BASE
 
 
+def _more(config: Config, facts: Facts) -> int:
+    """Of few passes at a high rate one more, where steps are sharpness-aware: they overfit later (docs/log.md)."""
+    return 1 if config.sam_rho and _brisk(config, facts) else 0
+
+
 def _learning_rate(config: Config, facts: Facts) -> float:
     """The recipe's where passes are few and the rows many, else a lower one."""
-    brisk = _brisk(config, facts) and config.num_train_epochs < USUAL_EPOCHS
+    brisk = _brisk(config, facts) and config.num_train_epochs < USUAL_EPOCHS + _more(config, facts)
     return config.learning_rate * (1.0 if brisk else SLOWER)
 
 

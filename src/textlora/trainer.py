@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
-from textlora import adapter, checkpoint, device, optim, runs
+from textlora import adapter, checkpoint, device, optim, runs, sam
 from textlora.callbacks import Meter
 from textlora.config import Config
 from textlora.errors import UsageError
@@ -105,7 +106,11 @@ class TextTrainer(Trainer):
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         texts = float(inputs["shares"].sum()) if "shares" in inputs else len(inputs["labels"])
         self.meter.count(texts, int(inputs["attention_mask"].sum()))
-        return super().training_step(model, inputs, num_items_in_batch)
+        backward = partial(super().training_step, model, inputs, num_items_in_batch)
+        if not self.config.sam_rho:
+            return backward()
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]  # type: ignore[union-attr]
+        return sam.add_gradient(backward, trained, self.config.sam_rho)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
