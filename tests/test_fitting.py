@@ -19,6 +19,7 @@ from textlora.longtext import WIDTH_STEP
 from textlora.train import train
 
 DEFAULT = configs.load()
+ONE_BY_ONE = replace(DEFAULT, auto=tuple(name for name in DEFAULT.auto if name != "loss"))  # rows, not pairs
 
 
 def facts(counts=(4578, 4578, 4578, 4578), length=50, validation=None):
@@ -59,6 +60,35 @@ def test_few_rows_are_trained_on_once_more_with_those_of_validation(rows, change
     assert ("once more on validation rows too" in lines[0]) is expected
 
 
+@pytest.mark.parametrize(
+    ("counts", "changes", "expected"),
+    [
+        ((7, 7, 7, 7), {}, "contrastive"),
+        ((58, 58, 58, 58), {}, "contrastive"),
+        ((250, 250, 250, 250), {}, "cross-entropy"),
+        ((3, 7, 7, 7), {}, "cross-entropy"),  # too few of one label to make pairs of
+        ((30, 90, 30, 30), {}, "cross-entropy"),  # skewed
+        ((4,) * 40, {}, "cross-entropy"),  # more labels than a batch has several texts of
+        ((7, 7), {"base": "roberta"}, "cross-entropy"),
+        ((7, 7), {"head": "low-rank"}, "cross-entropy"),
+        ((7, 7), {"label_smoothing_factor": 0.1}, "cross-entropy"),
+        ((7, 7), {"long_text": "window-mean"}, "cross-entropy"),
+    ],
+)
+def test_few_rows_are_learned_from_in_pairs(counts, changes, expected):
+    config, lines = fitted(replace(DEFAULT, **changes), facts(counts))
+    assert config.loss == expected
+    assert config.problems() == []
+    assert ("learning from pairs" in lines[0]) is (expected == "contrastive")
+
+
+@pytest.mark.parametrize(("rows", "epochs"), [(28, 40), (56, 28), (232, 10)])
+def test_pairs_take_about_the_passes_that_were_measured(rows, epochs):
+    config, _ = fitted(DEFAULT, facts((rows // 4,) * 4, length=54, validation=4))
+    assert (config.num_train_epochs, config.batch_tokens) == (epochs, 2048)
+    assert config.learning_rate == pytest.approx(2e-4)
+
+
 @given(MANY, st.integers(3, 128), st.integers(1, 20_000))
 def test_what_is_fitted_is_valid_and_replays(counts, length, validation):
     known = facts(counts, length, validation)
@@ -71,7 +101,7 @@ def test_what_is_fitted_is_valid_and_replays(counts, length, validation):
 
 @given(st.integers(2, 200_000), st.integers(2, 200_000), st.integers(5, 128))
 def test_more_rows_never_mean_more_passes(one, other, length):
-    few, many = (fitted(DEFAULT, facts((n // 2, n - n // 2), length))[0] for n in sorted((one, other)))
+    few, many = (fitted(ONE_BY_ONE, facts((n // 2, n - n // 2), length))[0] for n in sorted((one, other)))
     assert few.batch_tokens <= many.batch_tokens
     assert (few.num_train_epochs >= many.num_train_epochs) or few.batch_tokens < many.batch_tokens
 
@@ -79,7 +109,7 @@ def test_more_rows_never_mean_more_passes(one, other, length):
 @given(st.integers(40, 40_000), st.integers(5, 128))
 def test_a_run_has_enough_updates_unless_its_rows_are_very_few(rows, length):
     known = facts((rows // 2, rows - rows // 2), length)
-    config, _ = fitted(DEFAULT, known)
+    config, _ = fitted(ONE_BY_ONE, known)
     updates = config.num_train_epochs * known.updates_per_epoch(config)
     assert updates >= fitting.UPDATES - 1e-9 or config.num_train_epochs == fitting.MANY_EPOCHS
 

@@ -40,17 +40,18 @@ def features(ids: NDArray[np.integer], offsets: NDArray[np.integer], vocab_size:
 
 
 def fit(
-    rows_NV: csr_matrix,
+    rows_NV: csr_matrix | Floats,
     labels: NDArray[np.integer],
     num_labels: int,
     class_weight: dict[int, float] | None = None,
     row_weight: Floats | None = None,
+    strength: float = STRENGTH,
 ) -> Floats:
     """The bag's weights (V, C) float32, so that `rows @ weights` are its logits; a token never seen gets zeros.
 
     No intercept: how frequent the labels are is the head's to know.
     """
-    model = LogisticRegression(C=STRENGTH, fit_intercept=False, class_weight=class_weight, tol=1e-3, max_iter=300)
+    model = LogisticRegression(C=strength, fit_intercept=False, class_weight=class_weight, tol=1e-3, max_iter=300)
     with warnings.catch_warnings():  # a hair short of converged is as good
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(rows_NV, labels, row_weight)

@@ -28,6 +28,7 @@ CHOICES = {
     "pooling": ("mean", "cls"),
     "lr_scheduler_type": ("linear", "cosine", "cosine_with_restarts"),
     "lora_dropout_curve": ("constant", "linear", "cosine"),
+    "loss": ("cross-entropy", "contrastive"),
     "class_weights": ("none", "sqrt", "balanced"),
     "optim": ("adamw_torch", "loraplus", "muon", "adafactor", "sgd"),
     "engine": ("auto", "fast", "plain"),
@@ -46,7 +47,7 @@ FITTABLE = (
     "max_eval_samples",
     "class_weights",
 )
-FITTABLE += ("metric_for_best_model", "bag_of_tokens", "refit")
+FITTABLE += ("metric_for_best_model", "bag_of_tokens", "loss", "refit")
 # Naming one of these decides another as well, so that isn't fitted any more.
 DECIDES = {
     "per_device_train_batch_size": "batch_tokens",
@@ -147,6 +148,10 @@ class Config:
         "",
         'how often each label truly occurs, where the given labels lean: equal, or \'{"World": 0.4, "Sports": 0.6}\'; '
         "the head's bias is moved until predictions on validation have these shares [as given]",
+    )
+    loss: str = setting(
+        "cross-entropy",
+        "cross-entropy, or contrastive: adapters learn from pairs of texts, then a linear head is solved; for few rows",
     )
     label_smoothing_factor: float = setting(0.0, "share of the target spread evenly over the labels")
     class_weights: str = setting("none", "none, balanced: n / (C * n_c), or sqrt: its square root, scaled to mean 1")
@@ -268,8 +273,21 @@ def _together(config: Config) -> list[str]:
     for other in ("time_limit", "early_stopping_patience"):
         if config.refit and getattr(config, other):
             found.append(f"refit trains for as many passes once more, without validation rows: not with {other}")
+    if config.loss == "contrastive" and "loss" not in config.auto:
+        found += [f"loss contrastive {why}" for why in _not_contrastive(config)]
     if config.lora_dropout_curve == "constant" and config.lora_dropout_end not in (0.0, config.lora_dropout):
         found.append("lora_dropout_end needs --lora-dropout-curve linear or cosine")
+    return found
+
+
+def _not_contrastive(config: Config) -> list[str]:
+    found = []
+    if config.head != "linear":
+        found.append(f"solves its head: it goes with head linear, not {config.head}")
+    if config.label_smoothing_factor:
+        found.append("has no targets to smooth: it goes with label_smoothing_factor 0")
+    if config.long_text == "window-mean":
+        found.append("pairs whole texts: it goes with long_text truncate or head-tail")
     return found
 
 

@@ -35,6 +35,11 @@ LARGE, HUGE = 50_000, 250_000  # rows from which two passes, and one, are enough
 EVALUATIONS = 10  # of a run at most, where epochs are short
 ROWS_BETWEEN_EVALUATIONS = 50_000  # at most, where epochs are long
 CHOOSING = 200  # validation rows from which an evaluation may choose; below, the last weights are taken
+# Below so many rows, validation among them, adapters learn from pairs: seen to gain at 8, 16 and 64 rows of each of 4
+# labels and to lose at 250 (docs/log.md); where between them it turns is a guess, and IN_A_BATCH.
+FEW_FOR_PAIRS, PAIRS = 400, "contrastive"
+PAIR_UPDATES, LEAST_PAIR_EPOCHS, PAIR_RATE = 40, 10, 0.2  # steps, passes, share of the recipe's rate
+IN_A_BATCH = 4  # rows of each label, on average, and in all
 FEW = 2_000  # rows, validation among them, below which a run ends with a second training on all of them
 AT_THE_END = 1_000_000_000  # steps between evaluations, so that there is one only
 JUDGED_ROWS = 4_000  # validation rows scored during training: a standard error of 0.4 points at 0.93
@@ -101,9 +106,21 @@ def _max_length(config: Config, facts: Facts) -> int:
     return min(*limits, max(USUAL_LENGTH, -(-covers // WIDTH_STEP) * WIDTH_STEP))
 
 
+def _loss(config: Config, facts: Facts) -> str:
+    """Pairs of texts on few rows, where a batch holds several of each label; on the base that this was seen on."""
+    mean = np.minimum(facts.lengths, config.max_length).mean()
+    several = BATCHES[-1] / mean >= IN_A_BATCH * facts.labels and min(c for c in facts.counts if c) >= IN_A_BATCH
+    plain = config.head == "linear" and not config.label_smoothing_factor and config.long_text != WINDOW_MEAN
+    few = facts.rows + facts.validation < FEW_FOR_PAIRS and config.base == BRISK_BASE and facts.skew < SKEWED
+    return PAIRS if few and several and plain else config.loss
+
+
 def _batch_tokens(config: Config, facts: Facts) -> int:
-    """The largest batch that still gives enough updates in an epoch; never smaller than one text may be."""
+    """The largest batch that still gives enough updates in an epoch; never smaller than one text may be. Pairs want as
+    many texts as there are."""
     fitting = [size for size in BATCHES if size >= config.max_length] or [config.max_length]
+    if config.loss == PAIRS:
+        return fitting[-1]
     enough = [
         size for size in fitting if facts.updates_per_epoch(replace(config, batch_tokens=size)) >= UPDATES_PER_EPOCH
     ]
@@ -113,6 +130,8 @@ def _batch_tokens(config: Config, facts: Facts) -> int:
 def _num_train_epochs(config: Config, facts: Facts) -> float:
     if facts.rows >= LARGE:
         return 1.0 if facts.rows >= HUGE else 2.0 + _more(config, facts)
+    if config.loss == PAIRS:
+        return float(max(LEAST_PAIR_EPOCHS, ceil(PAIR_UPDATES / facts.updates_per_epoch(config))))
     updates = max(UPDATES, UPDATES_PER_LABEL * facts.labels)
     wanted = ceil(updates / facts.updates_per_epoch(config))
     usual = USUAL_EPOCHS - (1 if _brisk(config, facts) else 0) + _more(config, facts)
@@ -130,7 +149,9 @@ def _more(config: Config, facts: Facts) -> int:
 
 
 def _learning_rate(config: Config, facts: Facts) -> float:
-    """The recipe's where passes are few and the rows many, else a lower one."""
+    """The recipe's where passes are few and the rows many, else a lower one; the lowest for pairs."""
+    if config.loss == PAIRS:
+        return config.learning_rate * PAIR_RATE
     brisk = _brisk(config, facts) and config.num_train_epochs < USUAL_EPOCHS + _more(config, facts)
     return config.learning_rate * (1.0 if brisk else SLOWER)
 
@@ -182,6 +203,7 @@ def _refit(config: Config, facts: Facts) -> bool:
 
 RULES: dict[str, Callable[[Config, Facts], Any]] = {
     "max_length": _max_length,
+    "loss": _loss,
     "batch_tokens": _batch_tokens,
     "num_train_epochs": _num_train_epochs,
     "learning_rate": _learning_rate,
@@ -203,6 +225,7 @@ def _best_words(config: Config) -> str:
 
 WORDS: dict[str, Callable[[Config], str]] = {
     "max_length": lambda c: f"{c.max_length} tokens of a text",
+    "loss": lambda c: "learning from pairs" if c.loss == PAIRS else "",
     "batch_tokens": lambda c: f"{c.batch_tokens} tokens a batch",
     "num_train_epochs": lambda c: f"{c.num_train_epochs:g} epochs",
     "learning_rate": lambda c: f"learning rate {c.learning_rate:g}",

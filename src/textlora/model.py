@@ -350,6 +350,26 @@ def add_bag(model: PeftModel, weights_VC: np.ndarray, head_share: float, bag_sha
         _saved(model, BAG).weight.copy_(torch.from_numpy(bag_share * weights_VC))  # type: ignore[union-attr]
 
 
+@contextmanager
+def headless(model: PeftModel) -> Iterator[None]:
+    """Within it the "logits" (B, D) of a `model` of form `textlora` are its pooled vectors: no head, no bag."""
+    inner: Any = model.base_model.model
+    head, bag = inner.classifier, inner.bag_of_tokens
+    inner.classifier, inner.bag_of_tokens = nn.Identity(), None
+    try:
+        yield
+    finally:
+        inner.classifier, inner.bag_of_tokens = head, bag
+
+
+def set_head(model: PeftModel, weights_DC: np.ndarray, bias_C: np.ndarray) -> None:
+    """Put solved numbers into the head's last linear."""
+    last = _outputs(model)
+    with torch.no_grad():
+        last.weight.copy_(torch.from_numpy(weights_DC.T))
+        last.bias.copy_(torch.from_numpy(bias_C))
+
+
 def last_linear(model: PeftModel) -> nn.Linear | None:
     """The head's last layer if it is a linear with an output for each label: where the logits can be changed."""
     trained = [m for name, m in model.named_modules() if ".modules_to_save." in name and isinstance(m, nn.Linear)]

@@ -37,6 +37,7 @@ MOST_RANK = 64  # of a share of 1, where four times the largest uniform rank isn
 FIXED = ("auto", "data", "data_revision", "text_column", "label_column", "label_names", "validation_fraction")
 FIXED += ("split_seed", "base", "base_revision", "base_weights", "tokenizer", "budget", "seed", "seeds", "report_to")
 FIXED += ("refit", "engine", "precision", "time_limit", "metric_for_best_model", "logging_steps", "train_sample_size")
+FIXED += ("loss",)
 SIZES = ("head", "head_rank", "bias", "bag_of_tokens", "use_dora", "target_modules", "layers_to_transform")
 SIZES += ("rank_pattern",)  # settings that decide, beside lora_r, how much is trained
 REFITTED = ("warmup_ratio", "eval_steps")  # chosen from the data again for each draw, where the recipe has that so

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,9 +19,10 @@ import numpy as np
 from peft import PeftModel
 from peft.helpers import disable_input_dtype_casting
 from scipy.special import softmax
+from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
 
-from textlora import baseline, card, checkpoint, engine, model, plots, predict, prefix, refit, runs, trackers
+from textlora import baseline, card, checkpoint, contrast, engine, model, plots, predict, prefix, refit, runs, trackers
 from textlora.baseline import Baseline
 from textlora.blend import blend_bag
 from textlora.calibrate import align, calibrate, enough, loss
@@ -205,18 +206,19 @@ def fit(
     if config.early_stopping_patience:
         callbacks.append(early_stopping(config.early_stopping_patience, start))
     callbacks += watching
-    trainer = TextTrainer(
+    kind, loss_func, measure = _objective(prepared, texts_per_step, measuring(prepared, clock))
+    trainer = kind(
         config=config,
         batches=batches,
         meter=meter,
-        measure=measuring(prepared, clock),
+        measure=measure,
         pace=pace,
         model=network,
         args=args,
         train_dataset=Rows(prepared.train, prepared.data.train.labels),
         eval_dataset=Rows(prepared.validation, prepared.data.validation.labels),
         data_collator=Collator(prepared.pad_id),
-        compute_loss_func=step_loss(texts_per_step, config.label_smoothing_factor, prepared.label_weights),
+        compute_loss_func=loss_func,
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
@@ -231,6 +233,23 @@ def fit(
         )
     trainer._load_best_model()  # once more: the Trainer leaves it out when a resumed run saved nothing new
     return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # type: ignore[return-value]
+
+
+def _objective(
+    prepared: Prepared, texts_per_step: float, measure: Callable[[], dict[str, float]]
+) -> tuple[type[TextTrainer], Callable[..., Tensor], Callable[[], dict[str, float]]]:
+    """The Trainer, its loss and its judge, as the setting `loss` has them: where the head is solved for, that is done
+    before each judgement, so that every checkpoint has one that fits."""
+    config, weights = prepared.config, prepared.label_weights
+    if config.loss == "cross-entropy":
+        return TextTrainer, step_loss(texts_per_step, config.label_smoothing_factor, weights), measure
+
+    def solved() -> dict[str, float]:
+        labels = prepared.data.train.labels
+        contrast.solve_head(prepared.network, prepared.train, labels, prepared.pad_id, class_weight(prepared))
+        return measure()
+
+    return contrast.PairTrainer, contrast.step_loss(config.gradient_accumulation_steps), solved
 
 
 def blend(prepared: Prepared, trained: PeftModel, say: Say) -> tuple[float, float]:
