@@ -92,6 +92,8 @@ def valid_configs(draw) -> Config:
             [{"head": "full", "pooling": "cls", "bag_of_tokens": False}, {"pooling": "mean"}, {"head": "low-rank"}]
         )
     )
+    paired = {"head": "linear", "pooling": "mean", "label_smoothing_factor": 0.0, "long_text": "truncate"}
+    values |= draw(st.sampled_from([{"loss": "cross-entropy"}, paired]))
     values |= draw(st.sampled_from([{"refit": False}, {"time_limit": "", "early_stopping_patience": 0}]))
     if draw(st.booleans()):
         values |= {"quantize": "4bit", "base_weights": "", "bias": "none"}
