@@ -4,8 +4,9 @@
 
 The job names the base's folder, the training texts with their label ids, the texts to predict, and a seed. The recipe:
 20 pairs alike and 20 unlike for each row, one pass in batches of 16 pairs, as published (Tunstall et al. 2022, arXiv
-2209.11055); the rate (2e-5), the head (logistic regression) and all else are the library's defaults. Imports nothing of
-textlora.
+2209.11055); the rate (2e-5), the head (logistic regression) and all else are the library's defaults, but for two things
+that only make it faster on a CPU: products in bf16 where the machine has them, and attention without fusing. Imports
+nothing of textlora.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from setfit import SetFitModel, Trainer, TrainingArguments
 
@@ -24,7 +26,9 @@ PAIRS = 20  # of each kind for each row
 
 def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
-    model = SetFitModel.from_pretrained(job["base"], local_files_only=True)
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # products only; weights and the rest stay in fp32
+    eager = {"attn_implementation": "eager"}  # torch's fused attention is slow on its way back on a CPU
+    model = SetFitModel.from_pretrained(job["base"], local_files_only=True, model_kwargs=eager)
     rows = Dataset.from_dict({"text": job["texts"], "label": job["labels"]})
     wall, processor = time.monotonic(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:

@@ -22,6 +22,7 @@ from textlora.errors import DamagedError, ResourceError, UsageError
 from textlora.tokens import (
     Collator,
     Rows,
+    SortedSteps,
     TokenBatches,
     Tokens,
     cut_by_tokens,
@@ -304,3 +305,22 @@ def test_a_padded_batch_holds_just_its_texts_under_its_mask(lengths, pad):
 def test_rows_without_labels_make_a_batch_without_labels():
     tokens: Tokens = tokens_of(np.random.default_rng(0), [2, 3])
     assert set(Collator(0)([{"input_ids": tokens[i]} for i in range(2)])) == {"input_ids", "attention_mask"}
+
+
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=90),
+    batch_size=st.integers(1, 9),
+    accumulated=st.integers(1, 5),
+)
+def test_sorted_steps_move_rows_within_their_step_only(lengths, batch_size, accumulated):
+    order = np.random.default_rng(0).permutation(len(lengths)).tolist()
+    batches = SortedSteps(order, np.array(lengths), batch_size, accumulated)
+    found = list(batches)
+    assert len(found) == len(batches) == -(-len(lengths) // batch_size)
+    assert all(len(batch) == batch_size for batch in found[:-1])
+    size = batch_size * accumulated
+    for step in range(0, len(order), size):
+        rows = list(itertools.chain(*found[step // batch_size : (step + size) // batch_size]))
+        assert sorted(rows) == sorted(order[step : step + size])
+        wide = widths(np.array(lengths))[rows]
+        assert (np.diff(wide) >= 0).all()

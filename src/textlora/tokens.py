@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,28 @@ class TokenBatches(Sampler[list[int]]):
         batches = np.split(order, self.ends[:-1])
         for number in rng.permutation(len(batches)):
             yield batches[number].tolist()
+
+
+class SortedSteps(Sampler[list[int]]):
+    """Batches of `batch_size` rows in the order of `sampler`, but for one thing: the rows of an optimizer step, which
+    are `accumulated` batches, come sorted by width.
+
+    The loss of a step is a sum over its rows, however they are split, so this changes no step, only how much padding
+    it reads. `sampler` is public because accelerate puts its own seeded one in the place of a random one.
+    """
+
+    def __init__(self, sampler: Sampler[int], lengths: np.ndarray, batch_size: int, accumulated: int) -> None:
+        self.sampler, self.batch_size, self.accumulated = sampler, batch_size, accumulated
+        self.widths = widths(np.asarray(lengths))
+
+    def __len__(self) -> int:
+        return -(-len(self.widths) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = iter(self.sampler)
+        while step := list(islice(order, self.batch_size * self.accumulated)):
+            rows = sorted(step, key=self.widths.__getitem__)
+            yield from (rows[at : at + self.batch_size] for at in range(0, len(rows), self.batch_size))
 
 
 def _multiple_of(world_size: int, ends: list[int]) -> list[int]:

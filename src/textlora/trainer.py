@@ -21,7 +21,7 @@ from textlora.config import Config
 from textlora.errors import UsageError
 from textlora.runs import Run
 from textlora.schedule import by_steps, learning_rate_factor, warmup_steps
-from textlora.tokens import TokenBatches, Tokens
+from textlora.tokens import SortedSteps, TokenBatches, Tokens
 
 KEPT_CHECKPOINTS = 2  # the newest and the one before: if a crash damages one, the other is there
 
@@ -83,10 +83,19 @@ class TextTrainer(Trainer):
         self.config, self.batches, self.meter, self.measure, self.pace = config, batches, meter, measure, pace
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        if self.batches is None:
+        batches = self.batches or self._sorted_steps()
+        if batches is None:
             return super().get_train_dataloader()
-        loader = DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)  # type: ignore[arg-type]
+        loader = DataLoader(self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator)  # type: ignore[arg-type]
         return self.accelerator.prepare(loader)
+
+    def _sorted_steps(self) -> SortedSteps | None:
+        """The Trainer's own random order with less padding; None where it matters which rows share a batch."""
+        c, rows = self.config, self.train_dataset
+        if c.gradient_accumulation_steps == 1 or c.sam_rho or c.loss != "cross-entropy":
+            return None
+        lengths, order = rows.tokens.lengths, super()._get_train_sampler()  # type: ignore[union-attr]
+        return SortedSteps(order, lengths, c.per_device_train_batch_size, c.gradient_accumulation_steps)  # type: ignore[arg-type]
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
