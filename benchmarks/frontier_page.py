@@ -1,9 +1,10 @@
 """The page and the picture of what parameters, seconds and rows buy, from what the benchmarks kept.
 
-    python benchmarks/frontier_page.py --frontiers frontiers.jsonl --rows few_rows.jsonl \\
-        --page docs/frontiers.md --picture docs/pictures/frontiers.png
+    python benchmarks/frontier_page.py --frontiers benchmarks/kept/frontiers.jsonl \\
+        --rows benchmarks/kept/few_rows.jsonl --page docs/frontiers.md --picture docs/pictures/frontiers.png
 
-`--frontiers` takes the files of frontiers.py, `--rows` those of few_rows.py: several, if series ran apart.
+`--frontiers` takes the files of frontiers.py, `--rows` those of few_rows.py: several, if series ran apart. In
+benchmarks/kept/ is what they kept of the shared AG News rows, so that a later day goes on from there.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
+from matplotlib.ticker import EngFormatter, NullFormatter
 
 OURS, RINGS = "#0b5fa5", iter("ov^<>dphP*")
 THEIRS = ("#c0504d", "#7f7f7f", "#8064a2", "#d08a2e", "#4f8f5b", "#a0522d", "#b0417a", "#222222", "#17a2a2", "#b8b000")
@@ -56,7 +58,8 @@ one pass.
 | ---: | --- | --- | ---: | --- | --- |
 {rows}
 
-Made by `python benchmarks/frontier_page.py`. What isn't in a table is not measured.
+Made by `python benchmarks/frontier_page.py` of what the benchmarks kept (`benchmarks/kept/`). What isn't in a table is
+not measured.
 """
 
 
@@ -135,7 +138,11 @@ def draw(sides: list[Side], rows: list[Side], path: Path) -> None:
         (by_rows, "rows of each label"),
     ):
         axes.set(xscale="log", xlabel=label)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
+    sizes = sorted({one["rows"] for one in rows})
+    by_rows.set_xticks(sizes, map(str, sizes))
     by_parameters.set_ylabel("accuracy, %")
     by_rows.legend(frameon=False)
     figure.legend(*by_seconds.get_legend_handles_labels(), loc="outside lower left", ncols=4, frameon=False)
