@@ -94,7 +94,7 @@ class TextTrainer(Trainer):
         c, rows = self.config, self.train_dataset
         if c.gradient_accumulation_steps == 1 or c.sam_rho or c.loss != "cross-entropy":
             return None
-        lengths, order = rows.tokens.lengths, super()._get_train_sampler()  # type: ignore[union-attr]
+        lengths, order = rows.tokens.lengths, self._get_train_sampler()  # type: ignore[union-attr]
         return SortedSteps(order, lengths, c.per_device_train_batch_size, c.gradient_accumulation_steps)  # type: ignore[arg-type]
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
