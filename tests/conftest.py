@@ -168,6 +168,7 @@ def tiny_config(tiny_base: Callable[[str], Path]) -> Callable[..., Config]:
             "logging_steps": 1,
             "precision": "fp32",
             "bag_of_tokens": False,
+            "memory": 0,
         }
         if "per_device_train_batch_size" in changes:
             del given["batch_tokens"]

@@ -14,7 +14,7 @@ from laws import assert_built_is_saved, assert_planned_is_built, assert_same_log
 from textlora import adapter, bag, bases, budget, predict
 from textlora import config as configs
 from textlora import model as models
-from textlora.blend import blend_bag
+from textlora.blend import blend
 from textlora.errors import BudgetError, UsageError
 
 LABELS = ("a", "b", "c")
@@ -54,7 +54,8 @@ def test_blended_logits_are_the_shares_of_both(family, head, tiny_config):
     pad = network.config.pad_token_id
     before = predict.logits(network, tokens, pad)
     weights = rng.normal(size=(400, 3)).astype(np.float32)
-    models.add_bag(network, weights, 0.7, 0.4)
+    models.scale_head(network, 0.7)
+    models.set_bag(network, 0.4 * weights)
     expected = 0.7 * before + 0.4 * (bag.features(tokens.ids, tokens.offsets, 400) @ weights)
     np.testing.assert_allclose(predict.logits(network, tokens, pad), expected, atol=1e-4)
     one_by_one = np.concatenate([predict.logits(network, tokens.take([i]), pad) for i in range(len(tokens))])
@@ -70,9 +71,9 @@ def test_it_is_fitted_on_training_rows_and_lifts_a_head_that_knows_nothing(tiny_
     tokens = replace(tokens, ids=ids.ravel())
     train, held = tokens.take(range(200)), tokens.take(range(200, 300))
     _, network = built(tiny_config(bag_of_tokens=True))
-    *_, line = blend_bag(network, train, labels[:200], held, labels[200:], 0)
+    _, line = blend(network, train, labels[:200], held, labels[200:], 0)
     assert (predict.logits(network, held, 0).argmax(1) == labels[200:]).mean() > 0.95
-    assert line.startswith("bag of tokens: 1.0000 by itself")
+    assert line.startswith("bag of tokens 1.0000 by itself")
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ SELECTIVE = tuple(f"roberta.encoder.layer.{module}" for module in ("0.attention.
 FAMILIES = {base.shapes.family: base for base in BASES.values()}
 CONTRACT = "base num_labels total trainable trainable_percent adapters head budget fits largest_r r lora_alpha"
 CONTRACT += " target_modules modules biases head_kind head_rank pooling neighbours use_dora use_rslora bag_of_tokens"
+CONTRACT += " memory memory_rows"
 
 
 def planned(base: str = "roberta", labels: int = 4, **settings):

@@ -254,7 +254,7 @@ def test_a_switch_stands_alone_or_says_which_and_a_flag_may_take_back_a_recipes(
     assert alone["use_dora"]
     plain = ask("plan", "--use-dora", "false", "--json").json
     assert plain == ask("plan", "--json").json
-    assert alone["trainable"] > plain["trainable"]
+    assert alone["adapters"] > plain["adapters"]
     (tmp_path / "mine.toml").write_text("batch_tokens = 2048\nuse_dora = true\n")
     assert not ask("plan", "--recipe", tmp_path / "mine.toml", "--use-dora", "false", "--json").json["use_dora"]
 

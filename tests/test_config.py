@@ -89,7 +89,11 @@ def valid_configs(draw) -> Config:
     values |= draw(st.sampled_from([{"base_weights": ""}, {"base_revision": ""}]))
     values |= draw(
         st.sampled_from(
-            [{"head": "full", "pooling": "cls", "bag_of_tokens": False}, {"pooling": "mean"}, {"head": "low-rank"}]
+            [
+                {"head": "full", "pooling": "cls", "bag_of_tokens": False, "memory": 0},
+                {"pooling": "mean"},
+                {"head": "low-rank"},
+            ]
         )
     )
     paired = {"head": "linear", "pooling": "mean", "label_smoothing_factor": 0.0, "long_text": "truncate"}

@@ -21,7 +21,7 @@ from textlora.inspect import inspect_adapter
 PEER = Path(__file__).parents[1].parent / "shared" / "data" / "peer_adapter"
 CONTRACT = "base num_labels total trainable trainable_percent adapters head budget fits largest_r r lora_alpha"
 CONTRACT += " target_modules modules biases head_kind head_rank pooling base_sha256 labels format use_dora use_rslora"
-CONTRACT += " bag_of_tokens"
+CONTRACT += " bag_of_tokens memory"
 CONFIG = {"peft_type": "LORA", "task_type": "SEQ_CLS", "base_model_name_or_path": "roberta-base", "r": 2}
 CONFIG |= {"lora_alpha": 4, "target_modules": ["query"], "rank_pattern": {}, "alpha_pattern": {}}
 QUERY = "base_model.model.roberta.encoder.layer.{}.attention.self.query"

@@ -28,6 +28,7 @@ HEADS = [
     ("linear", "mean", {"use_dora": True, "use_rslora": True}),
     ("low-rank", "mean", {"head_rank": 2}),  # D -> 2 -> 4 labels
     ("linear", "mean", {"bag_of_tokens": True}),
+    ("linear", "cls", {"memory": 150}),
     ("low-rank", "cls", {}),  # D -> 8 -> D, tanh, D -> 4
 ]
 EVERYWHERE = (HEADS[0], HEADS[2])  # one of each storage form; the other heads don't know their family
@@ -73,7 +74,10 @@ def stirred(run: Path, folder: Path) -> Path:
     shutil.copytree(run / "adapter", folder / "adapter")
     file = folder / "adapter" / WEIGHTS
     rng = torch.Generator().manual_seed(0)
-    tensors = {name: t + 0.3 * torch.randn(t.shape, generator=rng) for name, t in load_file(file).items()}
+    tensors = {
+        name: t + 0.3 * torch.randn(t.shape, generator=rng) if t.is_floating_point() else t
+        for name, t in load_file(file).items()
+    }
     save_file(tensors, file, metadata={"format": "pt"})
     return folder
 

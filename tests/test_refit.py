@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from conftest import corpus_rows
 
-from textlora import adapter, bag, data, refit, runs
+from textlora import adapter, bag, data, model, refit, runs
+from textlora.blend import Shares
 from textlora.callbacks import Meter
 from textlora.errors import UsageError
 from textlora.evaluate import evaluate
@@ -81,15 +82,22 @@ def test_what_validation_chose_is_put_into_the_second_one(folder, tiny_config, m
     prepared = prepare(tiny_config("bert", data=str(folder), bag_of_tokens=True, auto=[]), quiet)
     whole, done = refit.together(prepared), {}
     assert (whole.train.texts, len(whole.data.train), whole.validation) == (260, 260, prepared.validation)
-    for name in ("add_bag", "shift_head", "scale_head"):
-        monkeypatch.setattr(refit.model, name, lambda network, *given, name=name: done.update({name: given}))
-    Chosen(0.7, 0.3, np.arange(4.0)).put_into(whole.network, whole)
-    weights_VC, *shares = done["add_bag"]
+    for name in ("set_bag", "shift_head", "scale_head"):
+        monkeypatch.setattr(refit.model, name, lambda network, given, name=name: done.update({name: given}))
+    Chosen(Shares(0.7, 0.5), np.arange(4.0)).put_into(whole.network, whole)
     rows = bag.features(whole.train.ids, whole.train.offsets, whole.network.config.vocab_size)
-    assert weights_VC == pytest.approx(bag.fit(rows, whole.data.train.labels, 4))
-    assert shares == [0.7, 0.3]
-    assert done["shift_head"][0].tolist() == [0, 1, 2, 3]
-    assert "scale_head" not in done
+    assert done["set_bag"] == pytest.approx(0.5 * bag.fit(rows, whole.data.train.labels, 4))
+    assert done["scale_head"] == 0.7
+    assert done["shift_head"].tolist() == [0, 1, 2, 3]
+
+
+def test_the_second_one_remembers_as_many_texts_of_all_rows(folder, tiny_config):
+    prepared = prepare(tiny_config("bert", data=str(folder), memory=150, auto=[]), quiet)
+    whole = refit.together(prepared)
+    Chosen(Shares(memory=0.4, sharpness=30.0)).put_into(whole.network, whole)
+    memory = model.memory_of(whole.network)
+    assert (len(memory.codes), int(memory.counts.sum())) == (150, 150)
+    assert memory.weights.tolist() == pytest.approx([30, 0.4])
 
 
 def test_one_that_went_wrong_is_not_saved(folder, tiny_config, tmp_path, monkeypatch):

@@ -36,6 +36,7 @@ class AdapterSettings:
     head: str
     head_rank: int | None = None  # of a low-rank head
     bag_of_tokens: bool = False
+    memory: int = 0  # training texts in it
     temperature: float | None = None  # by which the head's logits were divided: done, in the weights; None: not at all
     pooling: str
     cleaning: tuple[str, ...] = ()

@@ -1,8 +1,8 @@
-"""A second opinion for the head: a linear classifier on the bag of tokens, fitted in seconds, blended in.
+"""A second opinion for the head: a linear classifier on the bag of tokens, fitted in seconds, blended in (voices.py).
 
-The encoder's mistakes and those of a bag of tokens are different ones, so their product (a logarithmic opinion pool)
-makes fewer than either. The bag is fitted apart, by logistic regression: trained together with the encoder by gradient,
-it would explain the training rows first and leave the encoder nothing to learn from them (a reason, not a measurement).
+The encoder's mistakes and those of a bag of tokens are different ones, so their product makes fewer than either. The
+bag is fitted apart, by logistic regression: trained together with the encoder by gradient, it would explain the
+training rows first and leave the encoder nothing to learn from them (a reason, not a measurement).
 
 N texts, V tokens of the vocabulary, C labels.
 """
@@ -13,9 +13,7 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.sparse import csr_matrix, diags
-from scipy.special import log_softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
@@ -24,8 +22,6 @@ Floats = NDArray[np.floating]
 # Inverse strength of the regularisation. Blended, 3 to 30 lie within 0.25 points and 0.001 in loss of each other on
 # AG's carved validation, less than its rows can tell apart (by hand, 2026-11-22).
 STRENGTH = 10.0
-PRIOR = (1.0, 0.0)  # shares before any validation row is seen: the head as it was trained, and no bag
-LARGEST = 10.0  # share that either may get: a bound for the search, never reached in what was tried
 
 
 def features(ids: NDArray[np.integer], offsets: NDArray[np.integer], vocab_size: int) -> csr_matrix:
@@ -61,22 +57,3 @@ def fit(
     weights = np.zeros((found.shape[1], num_labels), np.float32)
     weights[:, model.classes_] = found.T
     return weights
-
-
-def shares(
-    head_NC: Floats, bag_NC: Floats, labels: NDArray[np.integer], class_weight: dict[int, float] | None = None
-) -> tuple[float, float]:
-    """(a, b) for which a * head + b * bag, as logits, are most likely to give the labels of held-out rows.
-
-    Rows count as `class_weight` says, as they did in training: else the many would vote the few down once more. Starts
-    from, and by few rows stays near, PRIOR: a Gaussian of deviation 1 on each. `a` is also a temperature.
-    """
-    held = np.arange(len(labels))
-    counts = np.ones(len(labels)) if class_weight is None else np.array([class_weight[c] for c in labels.tolist()])
-
-    def cost(ab: Floats) -> float:
-        likely = log_softmax(ab[0] * head_NC.astype(np.float64) + ab[1] * bag_NC, axis=1)[held, labels]
-        return float(((ab - np.array(PRIOR)) ** 2).sum() / 2 - counts @ likely)
-
-    found = minimize(cost, PRIOR, method="L-BFGS-B", bounds=[(1 / LARGEST, LARGEST), (0, LARGEST)]).x
-    return float(found[0]), float(found[1])

@@ -20,6 +20,8 @@ from textlora.counts import (
     has_own_head,
     head_parameters,
     linear_modules,
+    memory_parameters,
+    memory_rows,
     own_pooling,
     usual_targets,
 )
@@ -27,10 +29,13 @@ from textlora.errors import BudgetError, UsageError, closest
 from textlora.shapes import Module, Shapes
 
 ALL_LINEAR = "all-linear"
+LEAST_REMEMBERED = 1_000  # texts; what fewer would gain was too little to see (docs/log.md, 2026-11-29)
 PLAIN = ("base", "num_labels", "total", "trainable", "trainable_percent", "adapters", "head", "biases", "head_kind")
 PLAIN += (
     "head_rank",
     "bag_of_tokens",
+    "memory",
+    "memory_rows",
     "pooling",
     "use_dora",
     "use_rslora",
@@ -99,6 +104,8 @@ class Plan:
     adapters: int
     head: int
     bag_of_tokens: int  # its numbers; 0: there is none
+    memory: int  # its numbers, of 32 bits each
+    memory_rows: int  # training texts in it; 0: there is none
     biases: int
     base_parameters: int  # frozen ones
     largest_r: int  # the largest uniform rank that fits; 0: none does
@@ -107,7 +114,12 @@ class Plan:
     @property
     def trainable(self) -> int:
         """All numbers that are trained."""
-        return self.adapters + self.head + self.bag_of_tokens + self.biases
+        return self.adapters + self.head + self.bag_of_tokens + self.memory + self.biases
+
+    @property
+    def voices(self) -> bool:
+        """Whether anything is blended into the head's logits when training is over."""
+        return self.bag_of_tokens > 0 or self.memory > 0
 
     @property
     def total(self) -> int:
@@ -151,7 +163,8 @@ def plan(config: Config, shapes: Shapes, num_labels: int, base_name: str) -> Pla
 
     Raises BudgetError when it trains more than config.budget, with the largest rank that fits; UsageError for a
     pattern that matches nothing, the near matches named, and for a rank or a number of labels that makes no sense.
-    A bag of tokens that `config.auto` lists is left out where it doesn't fit beside the rest.
+    A bag of tokens that `config.auto` lists is left out where it doesn't fit beside the rest; a memory that it lists
+    gets what the rest leaves.
     """
     _check(config, shapes, num_labels)
     draft = _draft(config, shapes, num_labels, base_name)
@@ -195,6 +208,8 @@ def _check(config: Config, shapes: Shapes, num_labels: int) -> None:
         raise UsageError(f"num_labels is {num_labels}", "a classifier needs 2 labels or more")
     if config.head == "full" and not has_own_head(shapes):
         raise UsageError(f"{shapes.family} has no classification head that textlora can train", "use --head linear")
+    if config.memory and "memory" not in config.auto and shapes.measured:
+        raise UsageError(f"{shapes.family} is no family whose embeddings textlora remembers texts by", "use --memory 0")
     if config.head != "full" and config.pooling == "cls" and shapes.measured and shapes.measured.reads_left_to_right:
         raise UsageError(f"{shapes.family} reads left to right: its first token sees no other", "use --pooling mean")
 
@@ -209,7 +224,10 @@ def _draft(config: Config, shapes: Shapes, num_labels: int, base_name: str) -> P
     biases = bias_parameters(shapes, config.head, config.bias, chosen)
     magnitudes = config.use_dora * sum(m.out_features for m in chosen)
 
-    largest = _largest_rank(chosen, pinned, config.budget - head - bag - biases - magnitudes, shapes.hidden_size)
+    named = 0 if "memory" in config.auto or config.head == "full" else config.memory
+    apart = head + bag + biases + memory_parameters(shapes, named, num_labels)
+
+    largest = _largest_rank(chosen, pinned, config.budget - apart - magnitudes, shapes.hidden_size)
     if config.lora_r == MAX and len(pinned) == len(chosen):
         raise UsageError("lora_r is max, but rank_pattern sets the rank of every module", "drop one of the two")
     r = largest if config.lora_r == MAX else int(config.lora_r)
@@ -224,6 +242,8 @@ def _draft(config: Config, shapes: Shapes, num_labels: int, base_name: str) -> P
         )
         for m in chosen
     )
+    adapters = sum(m.parameters for m in modules)
+    kept = named or _memory_rows(config, shapes, num_labels, config.budget - apart - adapters)
     return Plan(
         base=base_name,
         num_labels=num_labels,
@@ -238,13 +258,23 @@ def _draft(config: Config, shapes: Shapes, num_labels: int, base_name: str) -> P
         use_dora=config.use_dora,
         use_rslora=config.use_rslora,
         target_modules=config.target_modules,
-        adapters=sum(m.parameters for m in modules),
+        adapters=adapters,
         head=head,
         bag_of_tokens=bag,
+        memory=memory_parameters(shapes, kept, num_labels),
+        memory_rows=kept,
         biases=biases,
         base_parameters=base_parameters(shapes, config.head) - biases,
         largest_r=largest,
     )
+
+
+def _memory_rows(config: Config, shapes: Shapes, num_labels: int, room: int) -> int:
+    """Texts that a memory left to the budget holds: as many as were asked for and fit, if they are worth it."""
+    if "memory" not in config.auto or config.head == "full" or shapes.measured:
+        return 0
+    rows = min(config.memory, memory_rows(shapes, room, num_labels))
+    return rows if rows >= LEAST_REMEMBERED else 0
 
 
 def _largest_rank(chosen: Iterable[Module], pinned: Mapping[str, int], room: int, cap: int) -> int:
@@ -337,10 +367,13 @@ def _over_budget(draft: Plan, config: Config, shapes: Shapes) -> BudgetError:
     ways += ["use --bias none"] if draft.biases else []
     ways += [f"use --bag-of-tokens false, which saves {draft.bag_of_tokens:,}"] if draft.bag_of_tokens else []
 
-    apart = draft.head + draft.bag_of_tokens + draft.biases
+    ways += [f"use --memory 0, which saves {draft.memory:,}"] if draft.memory else []
+
+    apart = draft.head + draft.bag_of_tokens + draft.memory + draft.biases
     if apart > draft.budget:
         biases = f" with bias {draft.bias}" if draft.biases else ""
         biases += " with a bag of tokens" if draft.bag_of_tokens else ""
+        biases += f" with a memory of {draft.memory_rows:,} texts" if draft.memory else ""
         what = f"the {draft.head_kind} head for {draft.num_labels} labels{biases} alone needs"
         return BudgetError(f"{what} {apart:,} parameters, {limit}", ", or ".join(ways))
 
@@ -363,6 +396,6 @@ def _smaller_heads(draft: Plan, config: Config, shapes: Shapes) -> dict[str, int
     }
     room = {
         "linear": draft.head - 1,
-        "low-rank": min(draft.head - 1, draft.budget - draft.bag_of_tokens - draft.biases),
+        "low-rank": min(draft.head - 1, draft.budget - draft.bag_of_tokens - draft.memory - draft.biases),
     }
     return {head: count for head, count in needed.items() if count <= room[head]}

@@ -14,8 +14,10 @@ from yaml import YAMLError  # huggingface_hub reads the metadata with it
 from textlora import bases, heads
 from textlora.budget import Plan
 from textlora.config import Config
+from textlora.counts import BITS, memory_width, memory_words
 from textlora.data.hub import named
 from textlora.longtext import HEAD_TAIL, SHARE, TRUNCATE, WINDOW_MEAN, Frame, head_of
+from textlora.memory import DOUBT
 
 PATHS = ("data", "base_weights", "tokenizer")  # of the machine that trained: nobody's business in a published card
 FIGURES = (
@@ -53,7 +55,8 @@ def usage(config: Config, plan: Plan, hidden_size: int, frame: Frame) -> str:
         ]
     else:
         row = heads.layers(config.head, hidden_size, num_labels, config.head_rank)
-        made, said = _bag(plan)
+        beside = (_bag(plan), _memory(config, plan))
+        made, said = ([line for voice in beside for line in voice[i]] for i in (0, 1))
         lines = [
             "import torch",
             "from peft import PeftModel",
@@ -81,6 +84,36 @@ def _bag(plan: Plan) -> tuple[list[str], list[str]]:
         'mask = batch["attention_mask"][..., None]',
         'logits += (model.bag_of_tokens(batch["input_ids"]) * mask).sum(1) / mask.sum(1).sqrt()',
     ]
+
+
+def _memory(config: Config, plan: Plan) -> tuple[list[str], list[str]]:
+    """The lines that make a memory, and those that add what it says (memory.py); none without one."""
+    if not plan.memory:
+        return [], []
+    width = memory_width(bases.shapes(bases.find(config.base), config.base_weights))
+    rows, labels = f"{plan.memory_rows}, {memory_words(width)}", plan.num_labels
+    made = {
+        "codes": f"torch.zeros({rows}, dtype=torch.int32)",
+        "counts": f"torch.zeros({labels}, dtype=torch.int32)",
+        "mean": f"torch.zeros({width})",
+        "weights": "torch.zeros(2)",
+    }
+    return [
+        "base.memory = torch.nn.Module()",
+        *(f'base.memory.register_buffer("{name}", {empty})' for name, empty in made.items()),
+    ], [
+        f"signs = (model.memory.codes[..., None] >> torch.arange({BITS}) & 1).flatten(1)[:, :{width}].float() * 2 - 1",
+        f"whose = torch.eye({labels})[torch.repeat_interleave(model.memory.counts.long())]",
+        'mask = batch["attention_mask"][..., None]',
+        'vectors = (model.embeddings(batch["input_ids"]) * mask).sum(1) / mask.sum(1) - model.memory.mean',
+        "cosine = torch.nn.functional.normalize(vectors) @ signs.T / signs.shape[1] ** 0.5",
+        "found = (model.memory.weights[0] * cosine).softmax(1) @ whose",
+        f"logits += model.memory.weights[1] * ({1 - DOUBT:g} * found + {DOUBT:g} / {labels}).log()",
+    ]
+
+
+def _kept(plan: Plan) -> str:
+    return f"memory of {plan.memory_rows:,} training texts {plan.memory:,},\n" if plan.memory else ""
 
 
 def _batch_lines(config: Config, frame: Frame) -> list[str]:
@@ -231,7 +264,8 @@ def model_card(
 # A LoRA text classifier
 
 {plan.trainable:,} trained parameters ({plan.trainable_percent} % of {plan.total:,}; budget {plan.budget:,}):
-adapters {plan.adapters:,}, head {plan.head:,}, bag of tokens {plan.bag_of_tokens:,}, biases {plan.biases:,}.
+adapters {plan.adapters:,}, head {plan.head:,}, bag of tokens {plan.bag_of_tokens:,},
+{_kept(plan)}biases {plan.biases:,}.
 
 Labels: {", ".join(f"{i} {label}" for i, label in enumerate(labels))}
 

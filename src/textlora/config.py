@@ -47,7 +47,7 @@ FITTABLE = (
     "max_eval_samples",
     "class_weights",
 )
-FITTABLE += ("metric_for_best_model", "bag_of_tokens", "loss", "refit")
+FITTABLE += ("metric_for_best_model", "bag_of_tokens", "memory", "loss", "refit")
 # Naming one of these decides another as well, so that isn't fitted any more.
 DECIDES = {
     "per_device_train_batch_size": "batch_tokens",
@@ -115,6 +115,7 @@ class Config:
     bag_of_tokens: bool = setting(
         False, "a linear classifier on which tokens occur, fitted apart and blended into the head (form textlora)"
     )
+    memory: int = setting(0, "training texts that are remembered: the labels of near ones have a say (form textlora)")
     pooling: str = setting("mean", "mean of the tokens, or cls: the first token (head full has its own, cls)")
 
     # training
@@ -257,6 +258,8 @@ def _together(config: Config) -> list[str]:
         found.append("head full is the base's own and reads the first token: it goes with pooling cls")
     if config.head == "full" and config.bag_of_tokens and "bag_of_tokens" not in config.auto:
         found.append("head full is the base's own: a bag of tokens goes with head linear or low-rank")
+    if config.head == "full" and config.memory and "memory" not in config.auto:
+        found.append("head full is the base's own: a memory goes with head linear or low-rank")
     seed = config.base_weights.removeprefix("random:")
     if seed != config.base_weights and not (
         seed.isascii() and seed.isdigit() and len(seed) <= 10 and int(seed) < SEEDS

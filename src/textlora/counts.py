@@ -14,6 +14,7 @@ from textlora.shapes import Module, Part, Shapes
 
 Linear = tuple[str, str, str]  # name within a layer, width in, width out (letters of `_widths`)
 ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
+BITS = 32  # of a number
 FEED_FORWARD: tuple[Linear, ...] = (("intermediate.dense", "D", "F"), ("output.dense", "F", "D"))
 
 
@@ -155,6 +156,29 @@ def own_pooling(shapes: Shapes) -> str:
 def bag_parameters(shapes: Shapes, num_labels: int) -> int:
     """Numbers of a bag of tokens: one for each token of the vocabulary and label."""
     return shapes.vocab_size * num_labels
+
+
+def memory_parameters(shapes: Shapes, rows: int, num_labels: int) -> int:
+    """Numbers of a memory of `rows` training texts: one for 32 of their features, and what centres, sorts and weighs
+    them (memory.py); none of no rows."""
+    width = memory_width(shapes)
+    return rows * memory_words(width) + width + num_labels + 2 if rows else 0
+
+
+def memory_rows(shapes: Shapes, room: int, num_labels: int) -> int:
+    """The most texts that `room` numbers can remember."""
+    first = memory_parameters(shapes, 1, num_labels)
+    return 1 + (room - first) // memory_words(memory_width(shapes)) if room >= first else 0
+
+
+def memory_width(shapes: Shapes) -> int:
+    """Features of what comes out of the base's embeddings."""
+    return shapes["embedding_size"] if shapes.family == "electra" else shapes.hidden_size
+
+
+def memory_words(width: int) -> int:
+    """Numbers of 32 bits that hold a bit of each feature."""
+    return -(-width // BITS)
 
 
 def bias_parameters(shapes: Shapes, head: str, bias: str, adapted: Iterable[Module]) -> int:

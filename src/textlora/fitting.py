@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from textlora.config import Config
 from textlora.longtext import WIDTH_STEP, WINDOW_MEAN
+
+if TYPE_CHECKING:  # `plan` asks a rule here, and starts before NumPy would be there
+    import numpy as np
 
 COVERED = 0.99  # of the training texts are read whole
 # What is read of texts that are all shorter: less would cut the few longest and save nothing, since a batch is only as
@@ -40,6 +41,7 @@ CHOOSING = 200  # validation rows from which an evaluation may choose; below, th
 FEW_FOR_PAIRS, PAIRS = 400, "contrastive"
 PAIR_UPDATES, LEAST_PAIR_EPOCHS, PAIR_RATE = 40, 10, 0.2  # steps, passes, share of the recipe's rate
 IN_A_BATCH = 4  # rows of each label, on average, and in all
+MOST_REMEMBERED = 30_000  # training texts: each takes its time for every text that is judged
 FEW = 2_000  # rows, validation among them, below which a run ends with a second training on all of them
 AT_THE_END = 1_000_000_000  # steps between evaluations, so that there is one only
 JUDGED_ROWS = 4_000  # validation rows scored during training: a standard error of 0.4 points at 0.93
@@ -55,6 +57,7 @@ class Facts:
     validation: int  # its rows
     longest: int = 512  # tokens that the base takes
     bag_of_tokens: bool = False  # whether one fits the budget
+    memory: int = 0  # training texts of which one fits the budget
 
     @property
     def rows(self) -> int:
@@ -76,7 +79,7 @@ class Facts:
         batches = self.rows / max(1, config.per_device_train_batch_size)
         if config.batch_tokens:
             cut = config.long_text != WINDOW_MEAN
-            read = np.minimum(self.lengths, config.max_length) if cut else self.lengths
+            read = self.lengths.clip(max=config.max_length) if cut else self.lengths
             batches = float(read.sum()) / config.batch_tokens
         return max(1.0, batches / config.gradient_accumulation_steps)
 
@@ -99,7 +102,8 @@ def fitted(config: Config, facts: Facts) -> tuple[Config, tuple[str, ...]]:
 
 def _max_length(config: Config, facts: Facts) -> int:
     """What covers 99 % of the training texts, as far as the base takes them and a batch that was named holds them."""
-    covers = int(np.quantile(facts.lengths, COVERED, method="inverted_cdf"))
+    lengths = sorted(facts.lengths.tolist())
+    covers = lengths[ceil(COVERED * len(lengths)) - 1]
     limits = [facts.longest]
     if config.batch_tokens and "batch_tokens" not in config.auto:
         limits.append(config.batch_tokens)
@@ -108,7 +112,7 @@ def _max_length(config: Config, facts: Facts) -> int:
 
 def _loss(config: Config, facts: Facts) -> str:
     """Pairs of texts on few rows, where a batch holds several of each label; on the base that this was seen on."""
-    mean = np.minimum(facts.lengths, config.max_length).mean()
+    mean = facts.lengths.clip(max=config.max_length).mean()
     several = BATCHES[-1] / mean >= IN_A_BATCH * facts.labels and min(c for c in facts.counts if c) >= IN_A_BATCH
     plain = config.head == "linear" and not config.label_smoothing_factor and config.long_text != WINDOW_MEAN
     few = facts.rows + facts.validation < FEW_FOR_PAIRS and config.base == BRISK_BASE and facts.skew < SKEWED
@@ -140,7 +144,11 @@ def _num_train_epochs(config: Config, facts: Facts) -> float:
 
 def _brisk(config: Config, facts: Facts) -> bool:
     """Whether few passes at a high rate will do."""
-    return facts.rows >= MANY and config.base == BRISK_BASE
+    return _many(config, facts.rows)
+
+
+def _many(config: Config, rows: int) -> bool:
+    return rows >= MANY and config.base == BRISK_BASE
 
 
 def _more(config: Config, facts: Facts) -> int:
@@ -191,6 +199,18 @@ def _bag_of_tokens(config: Config, facts: Facts) -> bool:
     return facts.bag_of_tokens
 
 
+def _memory(config: Config, facts: Facts) -> int:
+    return facts.memory
+
+
+def for_rows(config: Config, rows: int) -> Config:
+    """`config` before it is planned: a memory that is left to the data asks for all `rows` training texts, and where
+    they are few or the base is another than it was seen on, for none."""
+    if "memory" not in config.auto:
+        return config
+    return replace(config, memory=min(rows, MOST_REMEMBERED) if _many(config, rows) else 0)
+
+
 def _metric(config: Config, facts: Facts) -> str:
     return "f1_macro" if facts.skew >= SKEWED else "accuracy"
 
@@ -213,6 +233,7 @@ RULES: dict[str, Callable[[Config, Facts], Any]] = {
     "class_weights": _class_weights,
     "metric_for_best_model": _metric,
     "bag_of_tokens": _bag_of_tokens,
+    "memory": _memory,
     "refit": _refit,
 }
 
@@ -238,4 +259,5 @@ WORDS: dict[str, Callable[[Config], str]] = {
     "metric_for_best_model": _best_words,
     "refit": lambda c: "then once more on validation rows too" if c.refit else "",
     "bag_of_tokens": lambda c: "" if c.bag_of_tokens else "no bag of tokens (over the budget)",
+    "memory": lambda c: f"{c.memory:,} training texts remembered" if c.memory else "",
 }

@@ -25,7 +25,7 @@ PEFT_CONFIG = "adapter_config.json"
 PEFT_PREFIX = "base_model.model."
 # Modules that are a head in any family: PEFT's SEQ_CLS saves the last two unasked, DistilBERT's has the first too.
 HEADS = ("pre_classifier", "classifier", "score")
-BAG = "bag_of_tokens"
+BAG, MEMORY = "bag_of_tokens", "memory"
 # How the last linear of a head ends: RoBERTa's own, a low-rank one's (a row of layers), all others'.
 OUTPUTS = ("out_proj.bias", "classifier.3.bias", "classifier.1.bias", "classifier.bias", "score.bias", "score.weight")
 # With bias=all PEFT 0.21 writes the head's biases three times: the untrained copy's, the trained one's by its inner
@@ -65,6 +65,7 @@ class Contents:
     adapters: dict[str, Shape]
     biases: dict[str, Shape]
     bag_of_tokens: dict[str, Shape]
+    memory: dict[str, Shape]
     head: dict[str, Shape]  # the rest: every other tensor that was saved is one that was trained
 
 
@@ -119,10 +120,9 @@ def _said(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, A
 
 def _counted(contents: Contents, base: str | None, form: str | None, budget: int | None) -> dict[str, Any]:
     """Numbers in the file by group; total and percent if the base is one of ours."""
-    adapters, head, bag, biases = (
-        _numel(group) for group in (contents.adapters, contents.head, contents.bag_of_tokens, contents.biases)
-    )
-    trainable = adapters + head + bag + biases
+    groups = (contents.adapters, contents.head, contents.bag_of_tokens, contents.memory, contents.biases)
+    adapters, head, bag, memory, biases = map(_numel, groups)
+    trainable = adapters + head + bag + memory + biases
     frozen = _frozen(base, form, biases)
     total = None if frozen is None else frozen + trainable
     return {
@@ -132,6 +132,7 @@ def _counted(contents: Contents, base: str | None, form: str | None, budget: int
         "adapters": adapters,
         "head": head,
         "bag_of_tokens": bag,
+        "memory": memory,
         "biases": biases,
         "fits": None if budget is None else trainable <= budget,
     }
@@ -176,7 +177,7 @@ def _weights(adapter: Path) -> Path:
 def _contents(header: Mapping[str, Shape], config: Mapping[str, Any]) -> Contents:
     """The header's tensors by group, PEFT's copies of the head left out."""
     heads = (*HEADS, *(config.get("modules_to_save") or ()))
-    groups: dict[str, dict[str, Shape]] = {"adapters": {}, "biases": {}, BAG: {}, "head": {}}
+    groups: dict[str, dict[str, Shape]] = {"adapters": {}, "biases": {}, BAG: {}, MEMORY: {}, "head": {}}
     for name, shape in header.items():
         if not COPY.search(name):
             bare = name.removeprefix(PEFT_PREFIX)
@@ -189,6 +190,8 @@ def _group(name: str, heads: Iterable[str]) -> str:
         return "adapters"
     if name == f"{BAG}.weight":
         return BAG
+    if name.startswith(f"{MEMORY}."):
+        return MEMORY
     in_head = any(f".{head}." in f".{name}" for head in heads)
     return "biases" if name.endswith(".bias") and not in_head else "head"
 

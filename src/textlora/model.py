@@ -32,9 +32,10 @@ from textlora.bases import Base
 from textlora.budget import Plan
 from textlora.config import Config
 from textlora.errors import DamagedError, GateError, UsageError
+from textlora.memory import Memory
 from textlora.shapes import PREFIXES
 
-BAG = "bag_of_tokens"
+BAG, MEMORY = "bag_of_tokens", "memory"
 DROPOUTS = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
@@ -96,11 +97,17 @@ class _Classifies:
         super().__init__(config, **meta.no_pooler(super().__init__))  # type: ignore[call-arg]
         self.classifier: nn.Module = nn.Identity()  # until `_put_head`
         self.bag_of_tokens: nn.Module | None = None
+        self.memory: nn.Module | None = None
         self.pooling = ""
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         """The last layer's output (B, T, D). The engine may put a shorter way to the same in its place."""
         return super().forward(input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state  # type: ignore[misc]
+
+    def vectors(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """What a memory knows texts by (B, D): the mean of what enters the first layer, words at their places."""
+        with torch.autocast(input_ids.device.type, enabled=False):
+            return pool(self.embeddings(input_ids=input_ids), attention_mask, "mean")  # type: ignore[attr-defined]
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
@@ -111,13 +118,17 @@ class _Classifies:
             logits_BC = self.classifier(pooled_BD)
             if self.bag_of_tokens is not None:
                 logits_BC = logits_BC + bag_logits(self.bag_of_tokens(input_ids), attention_mask)
+            if self.memory is not None and not self.memory.is_empty:
+                logits_BC = logits_BC + self.memory(self.vectors(input_ids, attention_mask))
             return SequenceClassifierOutput(logits=logits_BC)
 
 
-def _put_head(network: PreTrainedModel, head: str, head_rank: int, pooling: str, bag_of_tokens: bool) -> None:
+def _put_head(
+    network: PreTrainedModel, head: str, head_rank: int, pooling: str, bag_of_tokens: bool, memory: int
+) -> None:
     """Give a base of form `textlora` its pooling and its head, in its type and place; the head's numbers are anything.
 
-    A bag of tokens is zeros: it says nothing before `add_bag`.
+    A bag of tokens is zeros, and a memory of so many texts empty: neither says anything before `blend.py` fills it.
     """
     config = network.config
     row = heads.layers(head, config.hidden_size, int(config.num_labels or 0), head_rank)
@@ -131,6 +142,9 @@ def _put_head(network: PreTrainedModel, head: str, head_rank: int, pooling: str,
         bag = nn.Embedding(config.vocab_size, int(config.num_labels or 0))
         nn.init.zeros_(bag.weight)
         network.bag_of_tokens = bag.to(network.device, network.dtype)
+    if memory:
+        width = config.embedding_size if config.model_type == "electra" else config.hidden_size
+        network.memory = Memory(memory, width, int(config.num_labels or 0)).to(network.device)
 
 
 def _start_head(network: PreTrainedModel, modules: Iterable[str], config: Config) -> None:
@@ -292,12 +306,11 @@ def build(config: Config, plan: Plan, labels: tuple[str, ...], dtype: torch.dtyp
     found = _network(settings, base, config.base_weights, form, dtype, config.quantize)
     network = found.model
     if form == "textlora":
-        _put_head(network, config.head, config.head_rank, config.pooling, plan.bag_of_tokens > 0)
+        _put_head(network, config.head, config.head_rank, config.pooling, plan.bag_of_tokens > 0, plan.memory_rows)
     torch.manual_seed(config.seed)
     modules = head_modules(network, form)
     _start_head(network, [name for name in modules if name not in found.brought], config)
-    if plan.bag_of_tokens:
-        modules += (BAG,)
+    modules += (BAG,) * (plan.bag_of_tokens > 0) + (MEMORY,) * (plan.memory > 0)
     model = _wrap(network, _lora_config(config, plan, base, form, modules))
     if settings.model_type not in PREFIXES:
         _check_forward(model, settings.model_type, len(labels))
@@ -306,7 +319,7 @@ def build(config: Config, plan: Plan, labels: tuple[str, ...], dtype: torch.dtyp
             f"planned {plan.trainable:,} trainable parameters, built {trainable_count(model):,}", "report this"
         )
     if plan.bag_of_tokens:
-        _saved(model, BAG).requires_grad_(False)  # fitted apart, when training is over: `add_bag`
+        _saved(model, BAG).requires_grad_(False)  # fitted apart, when training is over (blend.py)
     return model, found.base_sha256
 
 
@@ -340,26 +353,47 @@ def _check_forward(model: PeftModel, family: str, num_labels: int) -> None:
         raise UsageError(f"a {family} reads padding: a text's label would depend on its neighbours", fix)
 
 
-def add_bag(model: PeftModel, weights_VC: np.ndarray, head_share: float, bag_share: float) -> None:
-    """Blend a fitted bag of tokens into `model`'s logits: head_share times the head's plus bag_share times the bag's.
-
-    Both shares go into the numbers that are there anyway: the head's last linear and the bag.
-    """
-    scale_head(model, head_share)
+def set_bag(model: PeftModel, weights_VC: np.ndarray) -> None:
+    """Put fitted numbers into the bag of tokens."""
     with torch.no_grad():
-        _saved(model, BAG).weight.copy_(torch.from_numpy(bag_share * weights_VC))  # type: ignore[union-attr]
+        _saved(model, BAG).weight.copy_(torch.from_numpy(weights_VC))  # type: ignore[union-attr]
+
+
+def has_bag(model: PeftModel) -> bool:
+    """Whether it was built with a bag of tokens."""
+    return getattr(model.base_model.model, BAG, None) is not None
+
+
+def memory_of(model: PeftModel) -> Memory | None:
+    """The memory that it was built with, if it was."""
+    return _saved(model, MEMORY) if getattr(model.base_model.model, MEMORY, None) is not None else None  # type: ignore[return-value]
 
 
 @contextmanager
 def headless(model: PeftModel) -> Iterator[None]:
-    """Within it the "logits" (B, D) of a `model` of form `textlora` are its pooled vectors: no head, no bag."""
+    """Within it the "logits" (B, D) of a `model` of form `textlora` are its pooled vectors: no head, no other voice."""
     inner: Any = model.base_model.model
-    head, bag = inner.classifier, inner.bag_of_tokens
-    inner.classifier, inner.bag_of_tokens = nn.Identity(), None
+    voices = inner.classifier, inner.bag_of_tokens, inner.memory
+    inner.classifier, inner.bag_of_tokens, inner.memory = nn.Identity(), None, None
     try:
         yield
     finally:
-        inner.classifier, inner.bag_of_tokens = head, bag
+        inner.classifier, inner.bag_of_tokens, inner.memory = voices
+
+
+@contextmanager
+def unread(model: PeftModel) -> Iterator[None]:
+    """Within it the "logits" (B, D) of a `model` of form `textlora` are the vectors that a memory knows texts by."""
+    inner: Any = model.base_model.model
+
+    def forward(input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> SequenceClassifierOutput:
+        return SequenceClassifierOutput(logits=inner.vectors(input_ids, attention_mask))
+
+    inner.forward = forward
+    try:
+        yield
+    finally:
+        del inner.forward
 
 
 def set_head(model: PeftModel, weights_DC: np.ndarray, bias_C: np.ndarray) -> None:
@@ -452,9 +486,11 @@ def _wrap(network: PreTrainedModel, lora: LoraConfig) -> PeftModel:
 
 
 def trainable_count(model: nn.Module) -> int:
-    """Numbers that are fitted: those that receive gradients, and a bag of tokens, which is fitted apart."""
-    trained = f".{BAG}.modules_to_save."
-    return sum(p.numel() for name, p in model.named_parameters() if p.requires_grad or trained in name)
+    """Numbers that are fitted or kept: those that receive gradients, a bag of tokens, which is fitted apart, and the
+    training texts in a memory."""
+    bag, memory = (f".{name}.modules_to_save." for name in (BAG, MEMORY))
+    fitted = sum(p.numel() for name, p in model.named_parameters() if p.requires_grad or bag in name)
+    return fitted + sum(b.numel() for name, b in model.named_buffers() if memory in name)
 
 
 def merged(model: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
@@ -512,7 +548,8 @@ def load(
             "name the right ones with --base-weights, or accept what comes with --allow-other-base",
         )
     if settings.form == "textlora":
-        _put_head(network, settings.head, settings.head_rank or 0, settings.pooling, settings.bag_of_tokens)
+        rank = settings.head_rank or 0
+        _put_head(network, settings.head, rank, settings.pooling, settings.bag_of_tokens, settings.memory)
     model = _wrap(network, lora)
     adapter.set_adapter_tensors(model, tensors)
     model.eval().to(device.pick_device())

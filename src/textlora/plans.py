@@ -24,7 +24,7 @@ RULE = (
 )
 # Settings that make a plan; whoever names one has a plan in mind.
 SPEC = ("lora_r", "lora_alpha", "use_rslora", "use_dora", "target_modules", "layers_to_transform", "rank_pattern")
-SPEC += ("alpha_pattern", "bias", "head", "head_rank", "pooling", "bag_of_tokens")
+SPEC += ("alpha_pattern", "bias", "head", "head_rank", "pooling", "bag_of_tokens", "memory")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Good:
         targets = ",".join(self.plan.target_modules)
         pooling = "cls" if self.plan.head_kind == "full" else self.plan.pooling
         head = f"--head {self.plan.head_kind} --pooling {pooling}"
-        return f"{head} --target-modules {targets} --lora-r {self.plan.r} --bag-of-tokens false"
+        return f"{head} --target-modules {targets} --lora-r {self.plan.r} --bag-of-tokens false --memory 0"
 
     def to_dict(self) -> dict[str, Any]:
         """The contract's keys of a plan but its modules, with `reason` and `flags`."""
@@ -71,9 +71,8 @@ def good_plans(config: Config, shapes: Shapes, num_labels: int, base_name: str) 
 
 def _asked(config: Config, head: str, targets: tuple[str, ...]) -> Config:
     pooling = "cls" if head == "full" else "mean"
-    return replace(
-        config, head=head, pooling=pooling, target_modules=targets, lora_r=MAX, rank_pattern={}, bag_of_tokens=False
-    )
+    plain = replace(config, bag_of_tokens=False, memory=0)
+    return replace(plain, head=head, pooling=pooling, target_modules=targets, lora_r=MAX, rank_pattern={})
 
 
 def _fitting(config: Config, shapes: Shapes, num_labels: int, base_name: str) -> Plan | None:

@@ -17,7 +17,7 @@ from textlora.clean import check_steps, clean
 from textlora.config import Config
 from textlora.data import Data, Split
 from textlora.errors import UsageError
-from textlora.fitting import COVERED, Facts, fitted
+from textlora.fitting import COVERED, Facts, fitted, for_rows
 from textlora.longtext import TRUNCATE
 from textlora.tokens import Tokens, fit, frame, load_tokenizer, whole
 from textlora.trainer import label_weights
@@ -73,7 +73,7 @@ def prepare(config: Config, say: Say, rows: Data | None = None, tokenised: Token
     config = replace(config, base_revision=base.revision, data_revision=rows.revision)
     if base.revision:
         say(f"base {base.hub_id}, commit {base.revision}")
-    plan = plan_for(config, len(rows.label_names))
+    plan = plan_for(for_rows(config, len(rows.train)), len(rows.label_names))
     _say_data(rows, say)
     say(_plan_line(plan))
     splits = (rows.train, rows.validation)
@@ -87,7 +87,7 @@ def prepare(config: Config, say: Say, rows: Data | None = None, tokenised: Token
     began = time.monotonic()
     network, base_sha256 = model.build(config, plan, rows.label_names, dtype)
     told = _told_shares(config, rows, network)
-    if config.calibrate and not plan.bag_of_tokens and model.last_linear(network) is None:
+    if config.calibrate and not plan.voices and model.last_linear(network) is None:
         say("no temperature is fitted: this base's own head doesn't end in a linear layer to put it into")
     return Prepared(
         config=config,
@@ -148,7 +148,9 @@ def whole_texts(config: Config, tokenizer: Any, split: Split) -> list[np.ndarray
 def _facts(rows: Data, train: list[np.ndarray], longest: int, plan: Plan) -> Facts:
     counts = np.bincount(rows.train.labels, minlength=len(rows.label_names))
     lengths = np.array([len(ids) for ids in train])
-    return Facts(tuple(counts.tolist()), lengths, len(rows.validation), longest, plan.bag_of_tokens > 0)
+    return Facts(
+        tuple(counts.tolist()), lengths, len(rows.validation), longest, plan.bag_of_tokens > 0, plan.memory_rows
+    )
 
 
 # ----------------------------------------------------------------------------------------------------- lines for people
@@ -168,6 +170,7 @@ def _plan_line(plan: Plan) -> str:
         f"plan: {plan.trainable:,} of {plan.total:,} parameters trained ({plan.trainable_percent} %), budget "
         f"{plan.budget:,}: adapters {plan.adapters:,} (r {plan.r}), head {plan.head:,}"
         + (f", bag of tokens {plan.bag_of_tokens:,}" if plan.bag_of_tokens else "")
+        + (f", memory {plan.memory:,} ({plan.memory_rows:,} texts)" if plan.memory else "")
     )
 
 

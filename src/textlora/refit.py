@@ -4,18 +4,19 @@ An adapter never learns from the rows held out to choose by and to judge on. Wit
 second time from the same start, for as many passes, on both together, as AutoGluon's `refit_full` does it. No rows are
 left to judge the second one on: a run's figures stay those of the first, which saw fewer rows.
 
-C labels, V tokens of the vocabulary.
+C labels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from peft import PeftModel
 
-from textlora import bag, model
+from textlora import blend, model
+from textlora.blend import Shares
 from textlora.data import Split
 from textlora.fitting import AT_THE_END
 from textlora.prepare import Prepared
@@ -29,20 +30,16 @@ FOLDER = "refit"  # of a run: the curve of its second training
 class Chosen:
     """The numbers found on validation rows that the training hadn't seen; on rows it has seen they would be others."""
 
-    head_share: float = 1.0  # of the logits: with a bag of tokens its share, without one 1 / temperature
-    bag_share: float = 0.0
+    shares: Shares = field(default_factory=Shares)  # of head and what stands beside it
     offsets_C: np.ndarray | None = None  # added to the logits, where labels' true shares were told
 
     def put_into(self, network: PeftModel, prepared: Prepared) -> None:
-        """Finish a trained `network` with these numbers; a bag of tokens is fitted to the rows of `prepared`."""
-        if prepared.plan.bag_of_tokens:
-            rows, config = prepared.train, network.config
-            occurring = bag.features(rows.ids, rows.offsets, config.vocab_size)  # type: ignore[union-attr]
-            labels = prepared.data.train.labels[rows.text_of]
-            weights_VC = bag.fit(occurring, labels, len(prepared.labels), class_weight(prepared), rows.shares)
-            model.add_bag(network, weights_VC, self.head_share, self.bag_share)
-        elif self.head_share != 1:
-            model.scale_head(network, self.head_share)
+        """Finish a trained `network` with these numbers; a bag and a memory are fitted to the rows of `prepared`."""
+        labels = prepared.data.train.labels
+        if prepared.plan.voices:
+            blend.put(network, prepared.train, labels, prepared.pad_id, self.shares, class_weight(prepared))
+        elif self.shares.head != 1:
+            model.scale_head(network, self.shares.head)
         if self.offsets_C is not None:
             model.shift_head(network, self.offsets_C)
 

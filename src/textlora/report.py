@@ -382,7 +382,8 @@ def _budget(plan: Facts) -> Facts:
         shown = [cell and cell | _depth(cell["parameters"] / most) for cell in cells]
         rows.append({"layer": layer, "cells": shown, "total": sum(cell["parameters"] for cell in cells if cell)})
     parts = [("adapters", plan["adapters"], "c1"), ("head", plan["head"], "c2")]
-    parts += [("bag of tokens", plan["bag_of_tokens"], "c4"), ("biases", plan["biases"], "c5")]
+    parts += [("bag of tokens", plan["bag_of_tokens"], "c4"), ("memory", plan.get("memory", 0), "c3")]
+    parts += [("biases", plan["biases"], "c5")]
     parts = [part for part in parts if part[1]]
     words = ", ".join(f"{name} {count:,}" for name, count, _ in parts)
     left = plan["budget"] - plan["trainable"]

@@ -30,6 +30,7 @@ def save_adapter(run: Run, prepared: Prepared, trained: PeftModel, temperature: 
         head=config.head,
         head_rank=prepared.plan.head_rank,
         bag_of_tokens=prepared.plan.bag_of_tokens > 0,
+        memory=prepared.plan.memory_rows,
         temperature=temperature,
         pooling=prepared.plan.pooling,
         cleaning=config.cleaning,

@@ -151,7 +151,8 @@ def _task(given: Config, prepared: Prepared) -> Task:
     base = bases.find(given.base, prepared.config.base_revision)
     shapes = bases.shapes(base, given.base_weights)
     refit = tuple(name for name in REFITTED if name in given.auto)
-    return Task(prepared.config, refit, shapes, len(prepared.labels), base.hub_id)
+    config = replace(prepared.config, memory=0) if "memory" in refit else prepared.config  # gets what ranks leave
+    return Task(config, refit, shapes, len(prepared.labels), base.hub_id)
 
 
 def _texts(texts: int, tokens_each: float, c: Config) -> float:

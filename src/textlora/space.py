@@ -24,7 +24,14 @@ from textlora import budget, config
 from textlora.budget import ALL_LINEAR
 from textlora.clean import STEPS
 from textlora.config import MAX, Config
-from textlora.counts import bag_parameters, bias_parameters, has_own_head, head_parameters, linear_modules
+from textlora.counts import (
+    bag_parameters,
+    bias_parameters,
+    has_own_head,
+    head_parameters,
+    linear_modules,
+    memory_parameters,
+)
 from textlora.errors import BudgetError, UsageError, closest
 from textlora.shapes import Module, Shapes
 
@@ -39,8 +46,12 @@ FIXED += ("split_seed", "base", "base_revision", "base_weights", "tokenizer", "b
 FIXED += ("refit", "engine", "precision", "time_limit", "metric_for_best_model", "logging_steps", "train_sample_size")
 FIXED += ("loss",)
 SIZES = ("head", "head_rank", "bias", "bag_of_tokens", "use_dora", "target_modules", "layers_to_transform")
-SIZES += ("rank_pattern",)  # settings that decide, beside lora_r, how much is trained
-REFITTED = ("warmup_ratio", "eval_steps")  # chosen from the data again for each draw, where the recipe has that so
+SIZES += ("rank_pattern", "memory")  # settings that decide, beside lora_r, how much is trained
+REFITTED = (
+    "warmup_ratio",
+    "eval_steps",
+    "memory",
+)  # chosen from the data again for each draw, where the recipe has that so
 
 
 class Trial(Protocol):
@@ -265,7 +276,8 @@ def _apart(task: Task, head: str, bag: int) -> int:
     c = task.config
     modules = [m for cell in cells(task) for m in cell.modules]
     biases = bias_parameters(task.shapes, head, c.bias, modules)
-    return head_parameters(task.shapes, head, task.num_labels, c.head_rank) + bag + biases
+    memory = 0 if head == "full" else memory_parameters(task.shapes, c.memory, task.num_labels)
+    return head_parameters(task.shapes, head, task.num_labels, c.head_rank) + bag + memory + biases
 
 
 def most_rank(task: Task) -> int:

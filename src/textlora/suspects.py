@@ -20,7 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
-from textlora import bag, bases, confident, data, device, engine, model, predict, runs, shares
+from textlora import bases, confident, data, device, engine, model, predict, runs, shares, voices
 from textlora.baseline import tfidf_logreg
 from textlora.clean import clean
 from textlora.config import Config
@@ -148,7 +148,7 @@ def out_of_fold(rows: Split, held: np.ndarray, config: Config, say: Callable[[st
     if not judged.any():
         raise DataError("no label has rows in more than one fold", "give more rows of each label")
     logs = np.log(np.maximum(both, FLOOR))
-    first, second = bag.shares(logs[0, judged], logs[1, judged], rows.labels[judged])
+    first, second = voices.shares([logs[0, judged], logs[1, judged]], rows.labels[judged])
     pooled = first * logs[0] + second * logs[1]
     if config.label_shares:
         pooled += shares.offsets(pooled[judged], shares.known(config.label_shares, rows.label_names))

@@ -13,12 +13,17 @@ def plan_table(plan: Result) -> str:
         "adapters": plan["adapters"],
         "head": plan["head"],
         "tokens": plan["bag_of_tokens"],
+        "memory": plan["memory"],
         "biases": plan["biases"],
         "trainable": plan["trainable"],
     }
     head = plan["head_kind"] + (f" (rank {plan['head_rank']})" if plan["head_rank"] else "")
     rows = [f"{plan['base']}, {plan['num_labels']} labels, head {head}, pooling {plan['pooling']}"]
-    rows += [f"  {name:<10}{count:>12,}" for name, count in groups.items() if count or name not in ("tokens", "biases")]
+    rows += [
+        f"  {name:<10}{count:>12,}"
+        for name, count in groups.items()
+        if count or name not in ("tokens", "memory", "biases")
+    ]
     rows += [f"  {'of':<10}{plan['total']:>12,}  {plan['trainable_percent']} %"]
     rows += [f"  {'budget':<10}{plan['budget']:>12,}  {plan['budget'] - plan['trainable']:,} left"]
     kind = "DoRA, " * plan["use_dora"] + "rsLoRA, " * plan["use_rslora"]

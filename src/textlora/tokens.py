@@ -6,7 +6,7 @@ B texts, T tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -61,6 +61,10 @@ class Tokens:
     def shares(self) -> np.ndarray:
         """What a row counts of its text: 1 / number of its text's rows, so that every text counts 1: (rows,)."""
         return 1 / np.bincount(self.text_of)[self.text_of]
+
+    def rows_apart(self) -> Tokens:
+        """The same rows, each a text of its own."""
+        return replace(self, text_of=np.arange(len(self)))
 
     def take(self, texts: Sequence[int] | np.ndarray) -> Tokens:
         """The given texts with all their rows, in that order."""

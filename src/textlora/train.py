@@ -24,7 +24,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from textlora import baseline, card, checkpoint, contrast, engine, model, plots, predict, prefix, refit, runs, trackers
 from textlora.baseline import Baseline
-from textlora.blend import blend_bag
+from textlora.blend import Shares, blend
 from textlora.calibrate import align, calibrate, enough, loss
 from textlora.callbacks import DropoutScheduler, Meter, MetricsTracker, Progress, StopOnInterrupt, early_stopping
 from textlora.clean import clean
@@ -109,10 +109,10 @@ def _choose(prepared: Prepared, trained: PeftModel, say: Say) -> tuple[float | N
     """Fit on the validation rows what is fitted when training is over, and put it into the model: the temperature, if
     it is one alone, and all of it."""
     temperature, held = None, prepared.data.validation.labels
-    chosen = Chosen(*blend(prepared, trained, say))  # a bag's shares are a temperature too
+    chosen = Chosen(blended(prepared, trained, say))  # voices' shares are a temperature too
     if _calibrates(prepared):
         temperature, line = calibrate(trained, prepared.validation, held, prepared.pad_id)
-        chosen = Chosen(1 / temperature)
+        chosen = Chosen(Shares(head=1 / temperature))
         say(line)
     if prepared.label_shares is not None:
         moved_C, line = align(trained, prepared.validation, held, prepared.pad_id, prepared.label_shares)
@@ -252,14 +252,12 @@ def _objective(
     return contrast.PairTrainer, contrast.step_loss(config.gradient_accumulation_steps), solved
 
 
-def blend(prepared: Prepared, trained: PeftModel, say: Say) -> tuple[float, float]:
-    """Where the plan has a bag of tokens: fit it and blend it into the best weights, so that the adapter is whole.
-
-    Returns the shares of head and bag in the logits.
-    """
-    if not prepared.plan.bag_of_tokens:
-        return 1.0, 0.0
-    *shares, line = blend_bag(
+def blended(prepared: Prepared, trained: PeftModel, say: Say) -> Shares:
+    """Where the plan has a bag of tokens or a memory: fit them and blend them into the best weights, so that the
+    adapter is whole. Returns what each weighs."""
+    if not prepared.plan.voices:
+        return Shares()
+    shares, line = blend(
         trained,
         prepared.train,
         prepared.data.train.labels,
@@ -269,19 +267,19 @@ def blend(prepared: Prepared, trained: PeftModel, say: Say) -> tuple[float, floa
         class_weight=class_weight(prepared),
     )
     say(line)
-    return shares[0], shares[1]
+    return shares
 
 
 def _calibrates(prepared: Prepared) -> bool:
     """Whether a temperature is fitted when the last step is done."""
-    wanted = prepared.config.calibrate and not prepared.plan.bag_of_tokens
+    wanted = prepared.config.calibrate and not prepared.plan.voices
     return wanted and enough(prepared.validation.texts) and model.last_linear(prepared.network) is not None
 
 
 def _rows_to_judge(prepared: Prepared, clock: Clock) -> int:
     """Rows scored after the last step: its evaluation, distrust, and all of validation; twice if they choose a number
     more."""
-    times = 2 if prepared.plan.bag_of_tokens or _calibrates(prepared) else 1
+    times = 2 if prepared.plan.voices or _calibrates(prepared) else 1
     times += prepared.label_shares is not None
     return 2 * clock.rows_within + 2 * CHECKED_TEXTS + times * prepared.validation.texts
 

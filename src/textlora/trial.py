@@ -27,7 +27,7 @@ from textlora.prepare import Prepared, prepare, whole_texts
 from textlora.provenance import write_settings
 from textlora.runs import Run
 from textlora.study import OUT_OF_TIME
-from textlora.train import blend, fit
+from textlora.train import blended, fit
 
 FINISHED, PRUNED, DIVERGED = "finished", "pruned", "diverged"
 INFEASIBLE, FAILED = "infeasible", "failed"  # settings that no training takes, or no memory for them
@@ -157,7 +157,7 @@ def _run_trial(
             trained = fit(run, prepared, meter, clock=clock, watching=[watch], say=_quiet)
         closing = time.monotonic()
         if watch.ended == FINISHED:
-            blend(prepared, trained, _quiet)
+            blended(prepared, trained, _quiet)
             scores = _scores(prepared)
             shared.closing_seconds = max(shared.closing_seconds, time.monotonic() - closing)
     except ProbabilityError:

@@ -68,13 +68,15 @@ def plan(args: argparse.Namespace) -> Result:
     For a base without a recipe or a flag that makes a plan: good plans for the budget, best first.
     """
     from textlora import bases, budget, plans
+    from textlora.fitting import MOST_REMEMBERED, for_rows
     from textlora.tables import good_plans_table
 
     config = settings(args)
     base = bases.find(config.base, config.base_revision)
     shapes = bases.shapes(base, config.base_weights)
     if args.base is None or args.recipe or any(getattr(args, name) is not None for name in plans.SPEC):
-        result = budget.plan(config, shapes, args.num_labels, base.hub_id).to_dict()
+        enough = for_rows(config, MOST_REMEMBERED)  # rows for all that the recipe would remember
+        result = budget.plan(enough, shapes, args.num_labels, base.hub_id).to_dict()
         out(args, plan_table(result))
         return result
     good = plans.good_plans(config, shapes, args.num_labels, base.hub_id)
@@ -332,16 +334,18 @@ def _fit_to(checked: Any, config: Config) -> Result:
     if checked.tokens is None or not checked.trainable:
         return {"max_length": config.max_length, "cut": None, "fitted": []}
     from textlora import bases, budget
-    from textlora.fitting import Facts, fitted
+    from textlora.fitting import Facts, fitted, for_rows
 
     base, num_labels = bases.find(config.base), len(checked.train.label_names)
     shapes = bases.shapes(base, config.base_weights)
     try:
-        bag = budget.plan(config, shapes, num_labels, base.hub_id).bag_of_tokens > 0
+        rows = len(checked.train)
+        plan = budget.plan(for_rows(config, rows), shapes, num_labels, base.hub_id)
     except BudgetError as error:
         return {"max_length": config.max_length, "cut": None, "fitted": [f"{error.message}: {error.fix}"]}
     counts = tuple(int((checked.train.labels == i).sum()) for i in range(num_labels))
-    config, lines = fitted(config, Facts(counts, checked.tokens, checked.validation, shapes.longest_text, bag))
+    extras = (plan.bag_of_tokens > 0, plan.memory_rows)
+    config, lines = fitted(config, Facts(counts, checked.tokens, checked.validation, shapes.longest_text, *extras))
     cut = int((checked.tokens > config.max_length).sum())
     return {"max_length": config.max_length, "cut": cut, "fitted": list(lines)}
 

@@ -71,6 +71,7 @@ class Task:
             "head": "full",
             "pooling": "cls",
             "bag_of_tokens": False,
+            "memory": 0,
             "max_length": self.max_length,
             "batch_tokens": max(2048, self.max_length),
             "max_steps": 10**6,
