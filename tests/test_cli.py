@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from conftest import SHARED, corpus_rows, make_base
 
-from textlora import cli, runs
+from textlora import cli, plans, runs
 from textlora import config as configs
 
 PEER = SHARED / "data" / "peer_adapter"
@@ -487,7 +487,8 @@ def raising(error: BaseException) -> Callable[..., Any]:
 def test_what_the_machine_refuses_is_told_in_a_sentence(ask, monkeypatch, error, code, kind, phrase, as_json):
     from textlora import budget
 
-    monkeypatch.setattr(budget, "plan", raising(error))
+    for ways in (budget, plans):
+        monkeypatch.setattr(ways, "plan", raising(error))
     answer = ask("plan", *(["--json"] if as_json else []))
     assert answer.code == code
     assert phrase in answer.err
@@ -504,7 +505,8 @@ def test_what_the_machine_refuses_is_told_in_a_sentence(ask, monkeypatch, error,
 def test_a_fault_of_our_own_exits_1_and_shows_where(ask, monkeypatch, error):
     from textlora import budget
 
-    monkeypatch.setattr(budget, "plan", raising(error))
+    for ways in (budget, plans):
+        monkeypatch.setattr(ways, "plan", raising(error))
     answer = ask("plan", "--json")
     assert answer.code == 1
     assert answer.json["error"]["kind"] == "internal"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,15 +13,17 @@ from conftest import FAMILIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import assert_built_is_saved, assert_planned_is_built, assert_same_logits, tokens_of
+from safetensors.torch import save_file
 from scipy.special import softmax
 
-from textlora import adapter, bases, budget, engine, predict
+from textlora import adapter, bases, budget, engine, predict, tables
 from textlora import config as configs
 from textlora import model as models
 from textlora.blend import Shares, blend, put
 from textlora.counts import memory_parameters, memory_rows, memory_words
-from textlora.errors import BudgetError, UsageError
+from textlora.errors import BudgetError, DamagedError, UsageError
 from textlora.fitting import for_rows
+from textlora.inspect import inspect_adapter
 from textlora.memory import DOUBT, Memory
 
 LABELS = ("a", "b", "c")
@@ -205,6 +209,28 @@ def test_a_run_saves_it_reloads_it_and_counts_it(trained):
     assert plan["memory"] == sum(t.numel() for t in kept.values())
     assert kept["base_model.model.memory.codes"].dtype == torch.int32
     assert kept["base_model.model.memory.counts"].sum() == 150
+    assert inspect_adapter(run)["memory"] == plan["memory"]
+    assert "It remembers 150 training texts" in (run / "adapter" / "README.md").read_text()
+    assert f"memory    {plan['memory']:>12,}" in tables.plan_table(plan)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spoil", ["settings", "counts", "negative", "codes"])
+def test_a_memory_that_is_not_what_it_says_is_damaged(spoil, trained, tmp_path):
+    folder = Path(shutil.copytree(trained("bert", memory=150) / "adapter", tmp_path / "adapter"))
+    told, tensors = json.loads((folder / "textlora.json").read_text()), adapter.read_weights(folder)
+    codes, counts = (tensors[f"base_model.model.memory.{name}"] for name in ("codes", "counts"))
+    if spoil == "settings":
+        (folder / "textlora.json").write_text(json.dumps(told | {"memory": 10**12}))
+    if spoil == "counts":
+        counts[0] += 1
+    if spoil == "negative":
+        counts[:2] += torch.tensor([1000, -1000], dtype=torch.int32)
+    if spoil == "codes":
+        tensors["base_model.model.memory.codes"] = codes[1:].clone()
+    save_file(tensors, folder / adapter.WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(DamagedError, match="remembered texts by its settings"):
+        models.load(folder, dtype=torch.float32)
 
 
 # ----------------------------------------------------------------------------------------------------------- the plan

@@ -91,6 +91,19 @@ def set_adapter_tensors(model: PeftModel, tensors: dict[str, Tensor]) -> None:
             own[name].copy_(tensor)
 
 
+def check_memory(settings: AdapterSettings, tensors: dict[str, Tensor]) -> None:
+    """Raises DamagedError if a memory's texts aren't as many as `settings` says, or don't each have a label.
+
+    Looked at before a model is built: what a file claims would be allocated.
+    """
+    codes, counts = (tensors.get(f"base_model.model.memory.{name}") for name in ("codes", "counts"))
+    rows = 0 if codes is None else len(codes)
+    labelled = rows if counts is None else int(counts.sum())
+    if not rows == labelled == settings.memory or (counts is not None and (counts < 0).any()):
+        what = f"{settings.memory} remembered texts by its settings, {rows} in its file, {labelled} with a label"
+        raise DamagedError(f"the adapter has {what}", "copy the adapter again")
+
+
 def save_weights(model: PeftModel, folder: Path) -> None:
     """PEFT's two files: adapter_model.safetensors and adapter_config.json."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_tensors(model).items()}

@@ -112,8 +112,14 @@ def _memory(config: Config, plan: Plan) -> tuple[list[str], list[str]]:
     ]
 
 
-def _kept(plan: Plan) -> str:
-    return f"memory of {plan.memory_rows:,} training texts {plan.memory:,},\n" if plan.memory else ""
+def _remembers(plan: Plan) -> str:
+    """What a card must say of a memory: an adapter is published, its training texts may not be."""
+    if not plan.memory:
+        return ""
+    return (
+        f"It remembers {plan.memory_rows:,} training texts, each by one bit for each feature of its mean embedding. "
+        "Whoever has a text can find out whether it was among them.\n\n"
+    )
 
 
 def _batch_lines(config: Config, frame: Frame) -> list[str]:
@@ -264,10 +270,10 @@ def model_card(
 # A LoRA text classifier
 
 {plan.trainable:,} trained parameters ({plan.trainable_percent} % of {plan.total:,}; budget {plan.budget:,}):
-adapters {plan.adapters:,}, head {plan.head:,}, bag of tokens {plan.bag_of_tokens:,},
-{_kept(plan)}biases {plan.biases:,}.
+adapters {plan.adapters:,}, head {plan.head:,}, bag of tokens {plan.bag_of_tokens:,}, biases {plan.biases:,},
+memory {plan.memory:,}.
 
-Labels: {", ".join(f"{i} {label}" for i, label in enumerate(labels))}
+{_remembers(plan)}Labels: {", ".join(f"{i} {label}" for i, label in enumerate(labels))}
 
 {_figures(splits)}
 {after}

@@ -536,6 +536,7 @@ def load(
     tensors = adapter.read_weights(folder)
     lora = adapter.read_lora_config(folder)
     settings = adapter.read_settings(folder, lora, tensors, base_weights)
+    adapter.check_memory(settings, tensors)
     base = bases.recorded(settings.base, settings.base_revision, settings.base_sha256)
     weights = base_weights or settings.base_weights
     config = hf_config(base, weights, settings.labels)
