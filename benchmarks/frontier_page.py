@@ -31,8 +31,9 @@ PAGE = """# What parameters, seconds and rows buy
 Each side was trained on the shared 20,392 AG News rows, a tenth of them kept for validation, and judged on 3,600
 official test rows; all sides were fixed beforehand, and nothing was chosen by these figures. Accuracy is the mean over
 seeds, with a 95 % interval of the bootstrap over seeds and rows; seconds are the processor's, one thread, from rows to
-something that can predict. The base is MiniLM-L6 unless a side has none. How each side is trained:
-`benchmarks/frontiers.py`.
+something that can predict. The base is MiniLM-L6 unless a side has none. Of the parameters of minilm-fast and
+minilm-best 787,180 are fitted, and 212,814, of 32 bits each, hold 17,702 remembered training texts (decision 17). How
+each side is trained: `benchmarks/frontiers.py`.
 
 ![accuracy against trained parameters, seconds and rows](pictures/{picture})
 

@@ -38,6 +38,7 @@ SHARED: dict[str, Any] = {
     "learning_rate": 4e-4,
     "num_train_epochs": 3,
     "bag_of_tokens": False,
+    "memory": 0,
     "report_to": [],
 }
 SELECTED = [f"encoder.layer.{place}" for place in ("0.attention.self.query", "0.attention.self.key")]

@@ -19,6 +19,7 @@ from unittest import mock
 from textlora import bases, budget, cli
 from textlora import config as configs
 from textlora.config import Config
+from textlora.fitting import MOST_REMEMBERED, for_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = 100
@@ -79,7 +80,9 @@ def recipes() -> str:
 def _recipe(name: str) -> tuple[str, ...]:
     config = configs.load(name)
     base = bases.find(config.base)
-    plan = budget.plan(config, bases.shapes(base, config.base_weights), NUM_LABELS, base.hub_id)
+    plan = budget.plan(
+        for_rows(config, MOST_REMEMBERED), bases.shapes(base, config.base_weights), NUM_LABELS, base.hub_id
+    )
     header = (resources.files("textlora.recipes") / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0]
     what = header.removeprefix("#").strip().rstrip(".")
     return f"`{name}`", what, base.hub_id.rpartition("/")[2], f"{plan.trainable:,}", f"{plan.trainable_percent} %"

@@ -15,6 +15,7 @@ from conftest import ROOT
 import textlora
 from textlora import bases, budget, cli, flags
 from textlora import config as configs
+from textlora.fitting import MOST_REMEMBERED, for_rows
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
@@ -101,7 +102,7 @@ def test_no_figure_is_left_to_fill_in(page):
 def test_counts_in_the_readme_are_the_plans(recipe):
     config = configs.load(recipe)
     base = bases.find(config.base)
-    plan = budget.plan(config, bases.shapes(base), num_labels=4, base_name=base.hub_id)
+    plan = budget.plan(for_rows(config, MOST_REMEMBERED), bases.shapes(base), num_labels=4, base_name=base.hub_id)
     rows = [line for line in text_of(ROOT / "README.md").splitlines() if line.startswith(f"| `{recipe}`")]
     assert len(rows) == 2  # figures and recipes
     assert all(f" {plan.trainable:,} " in row for row in rows)

@@ -87,7 +87,7 @@ class Memory(nn.Module):
         state = (self.codes._version, self.codes.data_ptr())
         if self._unpacked is None or self._unpacked[0] != state:
             width = len(self.mean)
-            places = torch.arange(BITS, device=self.codes.device)
+            places = torch.arange(BITS, dtype=torch.int32, device=self.codes.device)
             bits_NWK = (self.codes.unsqueeze(-1) >> places) & 1
             signs_ND = bits_NWK.flatten(1)[:, :width].float() * 2 - 1
             label_of_N = torch.repeat_interleave(self.counts.long())
