@@ -25,6 +25,7 @@ from textlora.errors import BudgetError, DamagedError, UsageError
 from textlora.fitting import for_rows
 from textlora.inspect import inspect_adapter
 from textlora.memory import DOUBT, Memory
+from textlora.prepare import prepare
 
 LABELS = ("a", "b", "c")
 
@@ -257,6 +258,13 @@ def test_named_it_is_kept_or_refused():
         budget.plan(config, shapes, 4, "b")
     assert budget.plan(configs.load("minilm-fast", {"memory": 5_000}), shapes, 4, "b").memory_rows == 5_000
     assert for_rows(config, 100).memory == 30_000
+
+
+def test_more_texts_than_training_rows_are_refused_before_anything_is_trained(tiny_config):
+    with pytest.raises(UsageError, match="a memory of 5,000 texts is more than the"):
+        prepare(tiny_config(memory=5_000), lambda line: None)
+    with pytest.raises(UsageError, match="memory"):
+        configs.load("minilm-fast", {"memory": -1})
 
 
 def test_the_bases_own_head_takes_none():
