@@ -6,16 +6,18 @@ Each side is trained on the folder's train split, once for each of `--seeds` see
 sides are fixed here beforehand, nothing is chosen by their figures. `--keep` holds what each run got right, one line a
 run: an interrupted series goes on where it was, and `--sides` can be run on different days. Seconds are the
 processor's, all threads together, so that other work on the machine counts little. Two sides need packages of their
-own: `pip install fasttext-numpy2 model2vec[distill]`. Prints one JSON object with each side's mean and the paired gains
-that the project's targets name; the table goes to stderr, and frontier_page.py makes a page and a picture of what was
-kept. The seeds' recipes keep their adapters, rates, batches, dropouts and length; on MiniLM's six layers the second's
-layers 0, 5 and 10 of twelve become 0, 2 and 5.
+own: `pip install fasttext-numpy2 pydantic protobuf`, and, since it asks for an older transformers than it runs with,
+`pip install --no-deps model2vec skeletoken`. Prints one JSON object with each side's mean and the paired gains that the
+project's targets name; the table goes to stderr, and frontier_page.py makes a page and a picture of what was kept. The
+seeds' recipes keep their adapters, rates, batches, dropouts and length; on MiniLM's six layers the second's layers 0, 5
+and 10 of twelve become 0, 2 and 5.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import time
@@ -119,11 +121,11 @@ def probe(rows: Data, seed: int) -> Trained:
 
 
 def fast_text(rows: Data, seed: int) -> Trained:
-    """fastText of words and word pairs, its own defaults but for 20 passes."""
+    """fastText of words and word pairs, punctuation apart as its authors have it, its own defaults but for 20 passes."""
     import fasttext  # optional: see the module's docstring
 
     def line(text: str) -> str:
-        return " ".join(text.lower().split())
+        return " ".join(re.findall(r"\w+|[^\w\s]", text.lower()))
 
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
         file.writelines(

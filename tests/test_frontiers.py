@@ -7,8 +7,6 @@ import sys
 import pytest
 from conftest import ROOT
 
-KEPT = ROOT / "benchmarks" / "kept"
-
 
 @pytest.mark.slow
 def test_the_page_and_its_picture_come_from_what_was_kept(monkeypatch, tmp_path):
@@ -16,8 +14,7 @@ def test_the_page_and_its_picture_come_from_what_was_kept(monkeypatch, tmp_path)
     import frontier_page
 
     page, picture = tmp_path / "frontiers.md", tmp_path / "frontiers.png"
-    words = ["--frontiers", KEPT / "frontiers.jsonl", "--rows", KEPT / "few_rows.jsonl", "--page", page]
-    monkeypatch.setattr(sys, "argv", ["frontier_page.py", *map(str, words), "--picture", str(picture)])
+    monkeypatch.setattr(sys, "argv", ["frontier_page.py", "--page", str(page), "--picture", str(picture)])
     frontier_page.main()
     assert page.read_text(encoding="utf-8") == (ROOT / "docs" / "frontiers.md").read_text(encoding="utf-8")
     assert picture.stat().st_size > 10_000
