@@ -121,7 +121,7 @@ def probe(rows: Data, seed: int) -> Trained:
 
 
 def fast_text(rows: Data, seed: int) -> Trained:
-    """fastText of words and word pairs, punctuation apart as its authors have it, its own defaults but for 20 passes."""
+    """fastText of words and word pairs, punctuation apart, its own defaults but for 20 passes."""
     import fasttext  # optional: see the module's docstring
 
     def line(text: str) -> str:
