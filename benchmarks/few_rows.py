@@ -1,12 +1,14 @@
 """At 8, 16 and 64 rows a class: the default recipe beside SetFit on the same base, and two plain references.
 
-    python benchmarks/few_rows.py ag_news/train.csv --setfit-python VENV/bin/python --keep few_rows.jsonl
+    python benchmarks/few_rows.py ag_news/train.csv --label-names World Sports Business Sci/Tech \\
+        --setfit-python VENV/bin/python --keep few_rows.jsonl
 
 Each side is trained on so many rows of each label, which the seed draws, and judged on 2,000 held-out rows of the same
-file. Seconds are those of training, of the wall and of the processor: of SetFit from the loaded base on, of ours the
-whole of `train`, which loads it. How SetFit runs: setfit_worker.py, in the Python that
-`--setfit-python` names; without one it is left out. `--keep` holds what each run got right, one line a run: an
-interrupted series goes on where it was. Prints one JSON object; the table goes to stderr.
+file. Ours and SetFit come twice: knowing what the labels are called, and knowing their numbers only. Seconds are those
+of training, of the wall and of the processor: of SetFit from the loaded base on, of ours the whole of `train`, which
+loads it. How SetFit runs: setfit_worker.py, in the Python that `--setfit-python` names; without one it is left out.
+`--keep` holds what each run got right, one line a run: an interrupted series goes on where it was. Prints one JSON
+object; the table goes to stderr.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +36,9 @@ from textlora.tokens import load_tokenizer, tokenize
 from textlora.train import train
 
 BASE = "minilm"
-OURS, SETFIT = "textlora", "SetFit"
+OURS, UNTOLD = "textlora", "textlora, labels named 0, 1, ..."
+SETFIT, TOLD = "SetFit", "SetFit, two texts more for each label's name"
+TEMPLATE, EXAMPLES = "This sentence is {}", 2  # setfit.get_templated_dataset's own
 WORKER = Path(__file__).with_name("setfit_worker.py")
 
 
@@ -55,26 +59,32 @@ Side = Callable[[Job], Answer]
 Lines = dict[tuple[str, int, int], dict[str, Any]]  # of a side, rows of a label, a seed
 
 
-def ours(job: Job, settings: Mapping[str, Any]) -> Answer:
+def ours(job: Job, settings: Mapping[str, Any], told: bool = True) -> Answer:
     """The default recipe, from texts to a saved and judged adapter."""
+    names = job.names if told else tuple(str(label) for label in range(len(job.names)))
     config = configs.load("minilm-fast", {"base": BASE, "seed": job.seed, "report_to": [], **settings})
     with tempfile.TemporaryDirectory() as folder:
         wall, processor = time.monotonic(), time.process_time()
-        rows = data.from_texts(*job.rows, job.names)
+        rows = data.from_texts(*job.rows, names)
         run = train(config, rows=rows, out=Path(folder, "run"), say=lambda line: None)
         wall, processor = time.monotonic() - wall, time.process_time() - processor
         return Answer(predict.load(run.folder).predict_proba(job.held).argmax(1), wall, processor)
 
 
-def setfit(job: Job, python: str) -> Answer:
+def setfit(job: Job, python: str, told: bool = False) -> Answer:
+    """As published; where it is `told` labels' names, with templated texts as its documentation has them."""
+    texts, labels = list(job.rows[0]), job.rows[1].tolist()
+    if told:
+        texts += [TEMPLATE.format(name) for name in job.names] * EXAMPLES
+        labels += [*range(len(job.names))] * EXAMPLES
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder, "job.json"), Path(folder, "answer.json")
         asked.write_text(
             json.dumps(
                 {
                     "base": str(bases.files(bases.find(BASE), "")),
-                    "texts": job.rows[0],
-                    "labels": job.rows[1].tolist(),
+                    "texts": texts,
+                    "labels": labels,
                     "held": job.held,
                     "seed": job.seed,
                 }
@@ -114,9 +124,14 @@ def read_kept(keep: Path) -> Lines:
     return {(line["side"], line["rows"], line["seed"]): line for line in lines}
 
 
-def run_all(file: Path, sides: Mapping[str, Side], sizes: list[int], seeds: range, keep: Path) -> Lines:
-    """Every side at every size with every seed, but for those that `keep` has already."""
-    rows, names = read(file)
+def run_all(
+    file: Path, names: Sequence[str], sides: Mapping[str, Side], sizes: list[int], seeds: range, keep: Path
+) -> Lines:
+    """Every side at every size with every seed, but for those that `keep` has already. `names` are the labels'."""
+    rows, given = read(file)
+    names = tuple(names) or given
+    if len(names) != len(given):
+        raise SystemExit(f"{file} has {len(given)} labels, --label-names gives {len(names)}")
     chosen = stratified(rows[1], [HELD_OUT // len(names)] * len(names), np.random.default_rng(0))
     held, pool = take(rows, chosen), take(rows, np.setdiff1d(np.arange(len(rows[0])), chosen))
     done = read_kept(keep)
@@ -165,8 +180,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--rows", type=int, nargs="*", default=[8, 16, 64], help="of each class")
+    parser.add_argument("--sides", nargs="*", help="their names, as a run lists them; all, if left out")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0, help="5: seeds to choose by, apart from those reported")
+    parser.add_argument("--label-names", nargs="*", default=[], help="in the order of the file's labels")
     parser.add_argument("--setfit-python", default="", help="a Python that has setfit")
     parser.add_argument("--settings", default="{}", help="JSON of settings to try over the default recipe")
     parser.add_argument("--keep", type=Path, default=Path("few_rows.jsonl"))
@@ -175,11 +192,14 @@ def main() -> None:
         "TF-IDF, logistic regression": tfidf,
         "frozen base, logistic regression": probe,
         OURS: partial(ours, settings=json.loads(args.settings)),
+        UNTOLD: partial(ours, settings=json.loads(args.settings), told=False),
     }
     if args.setfit_python:
         sides[SETFIT] = partial(setfit, python=args.setfit_python)
+        sides[TOLD] = partial(setfit, python=args.setfit_python, told=True)
+    sides = {name: sides[name] for name in args.sides or sides}
     seeds = range(args.first_seed, args.first_seed + args.seeds)
-    done = run_all(args.data, sides, args.rows, seeds, args.keep)
+    done = run_all(args.data, args.label_names, sides, args.rows, seeds, args.keep)
     lines = [line for size in args.rows for line in table(done, size, seeds)]
     for line in lines:
         gain = line.get("ours_ahead")

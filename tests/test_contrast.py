@@ -17,6 +17,7 @@ from textlora.contrast import pair_loss, solve_head
 from textlora.errors import UsageError
 from textlora.prepare import prepare
 from textlora.runs import Run
+from textlora.tokens import Rows
 from textlora.train import fit, train
 
 
@@ -78,7 +79,7 @@ def test_the_head_is_logistic_regression_on_pooled_texts(tiny_config):
     with model.headless(prepared.network):
         pooled = predict.logits(prepared.network, prepared.train, prepared.pad_id)
     assert pooled.shape == (len(labels), 32)
-    solve_head(prepared.network, prepared.train, labels, prepared.pad_id)
+    solve_head(prepared.network, Rows(prepared.train, labels), prepared.pad_id)
     rows = np.column_stack([pooled / np.linalg.norm(pooled, axis=1).mean(), np.ones(len(pooled))])
     reference = LogisticRegression(C=contrast.STRENGTH, fit_intercept=False, tol=1e-3, max_iter=300).fit(rows, labels)
     sharper = 1 + 16 / len(labels) ** 0.5
@@ -91,7 +92,7 @@ def test_a_label_without_rows_is_no_answer(tiny_config, labels):
     prepared = prepare(tiny_config("bert", loss="contrastive").checked(), quiet)
     rows = np.flatnonzero(np.isin(prepared.data.train.labels, labels))[:40]
     few = prepared.train.take(rows)
-    solve_head(prepared.network, few, prepared.data.train.labels[rows], prepared.pad_id)
+    solve_head(prepared.network, Rows(few, prepared.data.train.labels[rows]), prepared.pad_id)
     answers = predict.logits(prepared.network, prepared.validation, prepared.pad_id).argmax(1)
     assert set(answers.tolist()) <= set(labels)
 

@@ -21,6 +21,7 @@ from textlora import tokens as tok
 from textlora.errors import DamagedError, ResourceError, UsageError
 from textlora.tokens import (
     Collator,
+    EqualBatches,
     Rows,
     SortedSteps,
     TokenBatches,
@@ -118,6 +119,18 @@ def test_the_order_of_batches_does_not_follow_their_length():
     lengths = np.arange(1, 1001) % 64 + 1
     firsts = [int(lengths[batch[0]]) for batch in batches_of(TokenBatches(lengths, 256, 0))]
     assert abs(np.corrcoef(np.arange(len(firsts)), firsts)[0, 1]) < 0.25
+
+
+@given(rows_of, roomy, seeds, st.integers(0, 3), st.integers(1, 4))
+def test_equal_batches_are_as_many_texts_each_to_one(lengths, budget, seed, epoch, world):
+    world = min(world, len(lengths))
+    sampler = EqualBatches(lengths, budget, seed, world)
+    batches = batches_of(sampler, epoch)
+    assert sorted(flat(batches)) == list(range(len(lengths)))
+    assert len(batches) == len(sampler)
+    assert len(sampler) % world == 0
+    assert max(map(len, batches)) - min(map(len, batches)) <= 1
+    assert world > 1 or len(batches) == min(len(lengths), -(-int(lengths.sum()) // budget))
 
 
 def test_more_processes_than_rows_is_a_clear_refusal():

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from textlora import bag, model, predict
-from textlora.tokens import Tokens
+from textlora.tokens import Rows
 from textlora.trainer import TextTrainer
 
 # Inverse strength of the head's regularisation, on vectors of mean length 1: of 0.5 to 30 the most accurate on four
@@ -71,15 +71,13 @@ def _sharper(rows: int) -> float:
     return 1 + 16 / rows**0.5
 
 
-def solve_head(
-    network: PeftModel, tokens: Tokens, labels_N: np.ndarray, pad_id: int, class_weight: dict[int, float] | None = None
-) -> None:
+def solve_head(network: PeftModel, rows: Rows, pad_id: int, class_weight: dict[int, float] | None = None) -> None:
     """Fit `network`'s linear head to its pooled vectors of training texts, by logistic regression."""
     with model.headless(network):
-        pooled_ND = predict.logits(network, tokens, pad_id).astype(np.float64)
+        pooled_ND = predict.logits(network, rows.tokens, pad_id).astype(np.float64)
     length = float(np.linalg.norm(pooled_ND, axis=1).mean()) or 1.0
     with_one = np.column_stack([pooled_ND / length, np.ones(len(pooled_ND))])
     num_labels = int(network.config.num_labels)  # type: ignore[union-attr]
-    found = _sharper(len(labels_N)) * bag.fit(with_one, labels_N, num_labels, class_weight, strength=STRENGTH)
-    found[-1, np.setdiff1d(np.arange(num_labels), labels_N)] = ABSENT
+    found = _sharper(len(rows.labels)) * bag.fit(with_one, rows.labels, num_labels, class_weight, strength=STRENGTH)
+    found[-1, np.setdiff1d(np.arange(num_labels), rows.labels)] = ABSENT
     model.set_head(network, found[:-1] / length, found[-1])

@@ -83,7 +83,7 @@ def left_out(
 
 
 def _kept(found: Prefix, prepared: Prepared, folder: Path, say: Say, left: Callable[[], float]) -> Kept | None:
-    splits = (prepared.train, prepared.validation)
+    splits = (prepared.learned.tokens, prepared.validation)
     rows = [row for split in splits for row in split]
     lengths = np.concatenate([split.lengths for split in splits])
     order = list(sorted_batches(lengths, BATCH_TOKENS))

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from textlora import bases, budget, data, device, model, shares, trackers
+from textlora import bases, budget, data, device, model, names, shares, trackers
 from textlora.budget import Plan
 from textlora.clean import check_steps, clean
 from textlora.config import Config
 from textlora.data import Data, Split
 from textlora.errors import UsageError
-from textlora.fitting import COVERED, Facts, fitted, for_rows
+from textlora.fitting import COVERED, FEW_FOR_PAIRS, PAIRS, Facts, fitted, for_rows
 from textlora.longtext import TRUNCATE
-from textlora.tokens import Tokens, fit, frame, load_tokenizer, whole
+from textlora.tokens import Rows, Tokens, fit, frame, joined, load_tokenizer, tokenize, whole
 from textlora.trainer import label_weights
 
 Say = Callable[[str], None]  # takes a line for people
@@ -39,6 +39,7 @@ class Prepared:
     tokenizer: Any
     train: Tokens
     validation: Tokens
+    names: Rows | None  # what the labels are called, as texts, where they are learned from too
     label_weights: torch.Tensor | None  # (C,) in the loss
     label_shares: np.ndarray | None  # (C,) true ones, where they were told
     dtype: torch.dtype
@@ -47,6 +48,14 @@ class Prepared:
     @property
     def pad_id(self) -> int:
         return self.tokenizer.pad_token_id
+
+    @property
+    def learned(self) -> Rows:
+        """What a step draws from: the training rows, and what else there is."""
+        tokens, labels = self.train, self.data.train.labels
+        if self.names is None:
+            return Rows(tokens, labels)
+        return Rows(joined(tokens, self.names.tokens), np.concatenate([labels, self.names.labels]))
 
 
 def plan_for(config: Config, num_labels: int) -> Plan:
@@ -102,11 +111,28 @@ def prepare(config: Config, say: Say, rows: Data | None = None, tokenised: Token
         tokenizer=tokenizer,
         train=train,
         validation=validation,
+        names=_names(config, rows, train, network, tokenizer, say),
         label_weights=weights,
         label_shares=told,
         dtype=dtype,
         build_seconds=time.monotonic() - began,
     )
+
+
+def _names(config: Config, rows: Data, train: Tokens, network: PeftModel, tokenizer: Any, say: Say) -> Rows | None:
+    """The names of labels that have rows, as texts, if so few rows learn from pairs and names help to tell them."""
+    if config.loss != PAIRS or train.texts >= FEW_FOR_PAIRS:
+        return None
+    given, present = Rows(train, rows.train.labels), np.unique(rows.train.labels)
+    texts = [clean(text, config.cleaning) for text in names.sentences([rows.label_names[i] for i in present])]
+    found = Rows(tokenize(tokenizer, texts, config.max_length), present)
+    surer = names.standard_errors(network, found, given, tokenizer.pad_token_id)
+    if surer > names.SURE:
+        say(f"  label names are learned from too: {texts[0]!r} and so on help to tell rows left out")
+        return found
+    if not np.isnan(surer):
+        say(f"  label names ({', '.join(rows.label_names[:3])} ...) don't help here: telling ones would, --label-names")
+    return None
 
 
 def _told_shares(config: Config, rows: Data, network: PeftModel) -> np.ndarray | None:

@@ -283,6 +283,19 @@ class TokenBatches(Sampler[list[int]]):
             yield batches[number].tolist()
 
 
+class EqualBatches(TokenBatches):
+    """As TokenBatches, but of as many texts each, to one: for a loss that compares the texts of a batch.
+
+    A batch of four has little to say to it. As few as hold `batch_tokens` each on average, padding not counted.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_tokens: int, seed: int, world_size: int = 1) -> None:
+        super().__init__(lengths, batch_tokens, seed, world_size)
+        least = -(-int(np.sum(lengths)) // batch_tokens)
+        wanted = min(-(-least // world_size) * world_size, len(lengths) // world_size * world_size)
+        self.ends = np.cumsum([len(part) for part in np.array_split(self.widths, wanted)]).tolist()
+
+
 class SortedSteps(Sampler[list[int]]):
     """Batches of `batch_size` rows in the order of `sampler`, but for one thing: the rows of an optimizer step, which
     are `accumulated` batches, come sorted by width.

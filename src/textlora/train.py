@@ -198,7 +198,8 @@ def fit(
     config, network = prepared.config, prepared.network
     args = arguments(config, run, prepared.dtype)
     stopper = StopOnInterrupt()
-    batches, texts_per_step = batches_of(config, prepared.train, args.world_size)
+    rows = prepared.learned
+    batches, texts_per_step = batches_of(config, rows.tokens, args.world_size)
     pace = clock.place if clock else by_steps
     dropout = DropoutScheduler(network, config.lora_dropout, config.lora_dropout_end, config.lora_dropout_curve, pace)
     progress = Progress(say, lambda: clock.left) if clock else Progress(say)
@@ -215,7 +216,7 @@ def fit(
         pace=pace,
         model=network,
         args=args,
-        train_dataset=Rows(prepared.train, prepared.data.train.labels),
+        train_dataset=rows,
         eval_dataset=Rows(prepared.validation, prepared.data.validation.labels),
         data_collator=Collator(prepared.pad_id),
         compute_loss_func=loss_func,
@@ -245,8 +246,7 @@ def _objective(
         return TextTrainer, step_loss(texts_per_step, config.label_smoothing_factor, weights), measure
 
     def solved() -> dict[str, float]:
-        labels = prepared.data.train.labels
-        contrast.solve_head(prepared.network, prepared.train, labels, prepared.pad_id, class_weight(prepared))
+        contrast.solve_head(prepared.network, prepared.learned, prepared.pad_id, class_weight(prepared))
         return measure()
 
     return contrast.PairTrainer, contrast.step_loss(config.gradient_accumulation_steps), solved

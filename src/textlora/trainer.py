@@ -21,7 +21,7 @@ from textlora.config import Config
 from textlora.errors import UsageError
 from textlora.runs import Run
 from textlora.schedule import by_steps, learning_rate_factor, warmup_steps
-from textlora.tokens import SortedSteps, TokenBatches, Tokens
+from textlora.tokens import EqualBatches, SortedSteps, TokenBatches, Tokens
 
 KEPT_CHECKPOINTS = 2  # the newest and the one before: if a crash damages one, the other is there
 
@@ -242,5 +242,6 @@ def batches_of(config: Config, tokens: Tokens, world_size: int) -> tuple[TokenBa
     if not config.batch_tokens:
         rows = min(len(tokens), config.per_device_train_batch_size * per_step)
         return None, rows * tokens.texts / len(tokens)
-    batches = TokenBatches(tokens.lengths, config.batch_tokens, config.seed, world_size)
+    kind = TokenBatches if config.loss == "cross-entropy" else EqualBatches
+    batches = kind(tokens.lengths, config.batch_tokens, config.seed, world_size)
     return batches, tokens.texts / len(batches) * per_step
