@@ -28,6 +28,8 @@ from textlora import data, predict
 from textlora.paired import p_value, paired_gain
 from textlora.train import train
 
+Lines = dict[tuple[str, str, int], dict[str, Any]]  # of a claim, a way, a seed
+
 # What both sides of a claim share: the first seed's adapters and rate, with our batches.
 SHARED: dict[str, Any] = {
     "head": "full",
@@ -87,13 +89,18 @@ def run_once(settings: dict[str, Any], rows: Rows, held: Rows, names: tuple[str,
     }
 
 
-def run_all(file: Path, rows: int, seeds: int, keep: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
+def read_kept(keep: Path, rows: int) -> Lines:
+    """What was kept of earlier runs on so many rows; nothing where the file isn't there yet."""
+    lines = [json.loads(line) for line in keep.read_text().splitlines()] if keep.is_file() else []
+    return {(line["claim"], line["way"], line["seed"]): line for line in lines if line["rows"] == rows}
+
+
+def run_all(file: Path, rows: int, seeds: int, keep: Path) -> Lines:
     """Every way of every claim with every seed, but for those that `keep` has already."""
     (texts, labels), names = read(file)
     chosen = stratified(labels, [HELD_OUT // len(names)] * len(names), np.random.default_rng(0))
     held, pool = take((texts, labels), chosen), take((texts, labels), np.setdiff1d(np.arange(len(texts)), chosen))
-    lines = [json.loads(line) for line in keep.read_text().splitlines()] if keep.is_file() else []
-    done = {(line["claim"], line["way"], line["seed"]): line for line in lines if line["rows"] == rows}
+    done = read_kept(keep, rows)
     for seed in range(seeds):  # seed by seed: an interrupted series has as many of each
         own = take(pool, stratified(pool[1], [rows // len(names)] * len(names), np.random.default_rng([7, seed])))
         for claim, ways in CLAIMS.items():
@@ -111,6 +118,17 @@ def run_all(file: Path, rows: int, seeds: int, keep: Path) -> dict[tuple[str, st
                     flush=True,
                 )
     return done
+
+
+def verdicts(done: Lines, seeds: int) -> list[dict[str, Any]]:
+    """That of each claim, from what its ways got right with each seed."""
+    return [
+        verdict(
+            claim,
+            {way: np.array([[c == "1" for c in done[claim, way, s]["right"]] for s in range(seeds)]) for way in ways},
+        )
+        for claim, ways in CLAIMS.items()
+    ]
 
 
 def verdict(claim: str, ways: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -136,7 +154,8 @@ the first way's accuracy less the other's, in points, with a 95 % interval of th
 MiniLM isn't RoBERTa, and {rows:,} rows aren't 120,000: **what holds there is not measured here.** {epochs:g} passes at
 {rate:g} unless said otherwise, our batches by length, no bag of tokens.
 
-Made by `python benchmarks/seed_claims.py train.csv --rows {rows} --seeds {seeds} --page docs/seed-findings.md`.
+Made by `python benchmarks/seed_claims.py train.csv --rows {rows} --seeds {seeds} --keep
+benchmarks/kept/seed_claims.jsonl --page docs/seed-findings.md`, which goes on from what was kept.
 """
 
 
@@ -172,18 +191,13 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="a Markdown file to write")
     args = parser.parse_args()
     done = run_all(args.data, args.rows, args.seeds, args.keep)
-    found = []
-    for claim, ways in CLAIMS.items():
-        right = {
-            way: np.array([[c == "1" for c in done[claim, way, seed]["right"]] for seed in range(args.seeds)])
-            for way in ways
-        }
-        found.append(verdict(claim, right))
-        print(f"\n{claim}", file=sys.stderr)
-        for line in found[-1]["beside"]:
+    found = verdicts(done, args.seeds)
+    for one in found:
+        print(f"\n{one['claim']}", file=sys.stderr)
+        for line in one["beside"]:
             points = " to ".join(f"{100 * line[key]:+.2f}" for key in ("low", "high"))
             print(
-                f"  {found[-1]['way']} against {line['against']}: {100 * line['gain']:+.2f} ({points}), "
+                f"  {one['way']} against {line['against']}: {100 * line['gain']:+.2f} ({points}), "
                 f"p {line['p']:.3f}: {line['verdict']}",
                 file=sys.stderr,
             )

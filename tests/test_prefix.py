@@ -64,9 +64,10 @@ def prepared_of(network: Any, inputs: dict[str, torch.Tensor], **config: Any) ->
     """The part of a `Prepared` that is read here; validation is the first row once more."""
     tokens = tokens_of(inputs)
     given = {"max_steps": -1, "num_train_epochs": 3.0, "time_limit": "", "batch_tokens": 512, "seed": 0}
+    given["loss"] = "cross-entropy"
     return SimpleNamespace(
         network=network,
-        train=tokens,
+        learned=SimpleNamespace(tokens=tokens),
         validation=tokens.take([0]),
         config=SimpleNamespace(**({"gradient_accumulation_steps": 1} | given | config)),
         base_sha256="abc",
@@ -124,9 +125,9 @@ def test_what_is_read_is_the_row_s_own(tiny_config: Tiny, tmp_path: Path) -> Non
     kept = prefix._kept(found, prepared, tmp_path, quiet, lambda: 9.0)
     assert kept is not None
     (one, start), (other, start_2) = kept.starts.items()
-    whole = predict.logits(network, prepared.train, 0)
+    whole = predict.logits(network, prepared.learned.tokens, 0)
     with found.left_out(prefix.Kept(kept.hidden_TD, {one: start_2, other: start})):
-        swapped = predict.logits(network, prepared.train, 0)
+        swapped = predict.logits(network, prepared.learned.tokens, 0)
     np.testing.assert_allclose(swapped, whole[::-1], rtol=1e-5, atol=1e-6)
     assert np.abs(whole[0] - whole[1]).max() > 1e-3
 

@@ -104,8 +104,9 @@ def _kept(found: Prefix, prepared: Prepared, folder: Path, say: Say, left: Calla
 def _pays(prepared: Prepared) -> bool:
     """Under a time limit nobody knows how many passes there will be."""
     config = prepared.config
-    texts = config.max_steps * batches_of(config, prepared.train, 1)[1]
-    passes = texts / prepared.train.texts if config.max_steps > 0 else config.num_train_epochs
+    tokens = prepared.learned.tokens
+    texts = config.max_steps * batches_of(config, tokens, 1)[1]
+    passes = texts / tokens.texts if config.max_steps > 0 else config.num_train_epochs
     return not config.time_limit and passes >= PASSES
 
 
