@@ -175,7 +175,7 @@ def draw(sides: list[Side], rows: list[Side], path: Path) -> None:
     sizes = sorted({one["rows"] for one in rows})
     by_rows.set_xticks(sizes, map(str, sizes))
     by_parameters.set_ylabel("accuracy, %")
-    by_rows.legend(frameon=False)
+    by_rows.legend(loc="lower right", fontsize="small")
     figure.legend(*by_seconds.get_legend_handles_labels(), loc="outside lower left", ncols=4, frameon=False)
     figure.savefig(path, dpi=110)
 
