@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,10 +11,10 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
+from textlora import bases, data, names, predict
 from textlora import config as configs
-from textlora import data, names, predict
 from textlora.prepare import prepare
-from textlora.tokens import Rows
+from textlora.tokens import Rows, tokenize
 from textlora.train import train
 
 
@@ -27,6 +29,13 @@ def clouds(seed: int, each: int = 8, labels: int = 4, width: int = 40) -> tuple[
     ids = np.repeat(np.arange(labels), each)
     rows = centres[ids] + 3 * rng.normal(size=(len(ids), width))
     return *(v / np.linalg.norm(v, axis=1, keepdims=True) for v in (rows, centres)), ids  # type: ignore[return-value]
+
+
+def few(each: int, labels: int = 4, called: Sequence[str] = ()) -> data.Data:
+    """So many rows of the first `labels` labels of mini-news."""
+    rows = data.load("mini-news").train
+    some = np.concatenate([np.flatnonzero(rows.labels == label)[:each] for label in range(labels)])
+    return data.from_texts([rows.texts[i] for i in some], rows.labels[some], called or rows.label_names)
 
 
 # ---------------------------------------------------------------------------------------------------------- what helps
@@ -60,29 +69,21 @@ def test_a_gain_is_that_of_the_rows_label_left_out_of_regression():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(bases.present(bases.find("minilm")) == "absent", reason="the embedded base isn't installed")
 def test_on_news_their_names_help_and_numbers_do_not():
     """The real base: the one law that a tiny one can't show."""
-    rows = data.load("mini-news").train
-    some = np.concatenate([np.flatnonzero(rows.labels == label)[:10] for label in range(4)])
-    texts, labels = [rows.texts[i] for i in some], rows.labels[some]
     config = configs.load("minilm-fast", {"report_to": []})
     said: list[str] = []
-    told = prepare(config, said.append, data.from_texts(texts, labels, rows.label_names))
+    told = prepare(config, said.append, few(10))
     assert told.names is not None
     assert told.names.labels.tolist() == [0, 1, 2, 3]
     assert any("'This text is about World.'" in line for line in said)
     said.clear()
-    assert prepare(config, said.append, data.from_texts(texts, labels, ["0", "1", "2", "3"])).names is None
+    assert prepare(config, said.append, few(10, called=list("0123"))).names is None
     assert any("--label-names" in line for line in said)
 
 
 # ------------------------------------------------------------------------------------------------------- where they go
-
-
-def few(each: int, labels: int = 4) -> data.Data:
-    rows = data.load("mini-news").train
-    some = np.concatenate([np.flatnonzero(rows.labels == label)[:each] for label in range(labels)])
-    return data.from_texts([rows.texts[i] for i in some], rows.labels[some], rows.label_names)
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def test_they_are_rows_more_of_their_labels(tiny_config, helpful):
     learned = prepared.learned
     assert learned.labels.tolist() == [*ids.tolist(), 0, 1, 2, 3]
     assert all((learned.tokens[i] == tokens[i]).all() for i in range(len(tokens)))
-    alone = predict.tokenize(prepared.tokenizer, names.sentences(prepared.labels), 48)
+    alone = tokenize(prepared.tokenizer, names.sentences(prepared.labels), 48)
     assert all((learned.tokens[len(tokens) + i] == alone[i]).all() for i in range(4))
 
 

@@ -64,12 +64,12 @@ def prepared_of(network: Any, inputs: dict[str, torch.Tensor], **config: Any) ->
     """The part of a `Prepared` that is read here; validation is the first row once more."""
     tokens = tokens_of(inputs)
     given = {"max_steps": -1, "num_train_epochs": 3.0, "time_limit": "", "batch_tokens": 512, "seed": 0}
-    given["loss"] = "cross-entropy"
+    given |= {"gradient_accumulation_steps": 1, "loss": "cross-entropy"}
     return SimpleNamespace(
         network=network,
         learned=SimpleNamespace(tokens=tokens),
         validation=tokens.take([0]),
-        config=SimpleNamespace(**({"gradient_accumulation_steps": 1} | given | config)),
+        config=SimpleNamespace(**(given | config)),
         base_sha256="abc",
         dtype=next(p for p in network.parameters() if not p.requires_grad).dtype,
         pad_id=network.config.pad_token_id,

@@ -121,16 +121,21 @@ def test_the_order_of_batches_does_not_follow_their_length():
     assert abs(np.corrcoef(np.arange(len(firsts)), firsts)[0, 1]) < 0.25
 
 
-@given(rows_of, roomy, seeds, st.integers(0, 3), st.integers(1, 4))
-def test_equal_batches_are_as_many_texts_each_to_one(lengths, budget, seed, epoch, world):
-    world = min(world, len(lengths))
-    sampler = EqualBatches(lengths, budget, seed, world)
+@given(rows_of, budgets, seeds, st.integers(0, 3))
+def test_equal_batches_are_as_many_texts_each_to_one(lengths, budget, seed, epoch):
+    sampler = EqualBatches(lengths, budget, seed)
     batches = batches_of(sampler, epoch)
     assert sorted(flat(batches)) == list(range(len(lengths)))
-    assert len(batches) == len(sampler)
-    assert len(sampler) % world == 0
     assert max(map(len, batches)) - min(map(len, batches)) <= 1
-    assert world > 1 or len(batches) == min(len(lengths), -(-int(lengths.sum()) // budget))
+    assert len(batches) == len(sampler) == min(len(lengths), -(-int(lengths.sum()) // budget))
+
+
+@given(rows_of, roomy, seeds, st.integers(2, 4))
+def test_equal_batches_too_are_a_multiple_of_the_processes(lengths, budget, seed, world):
+    world = min(world, len(lengths))
+    batches = batches_of(EqualBatches(lengths, budget, seed, world))
+    assert sorted(flat(batches)) == list(range(len(lengths)))
+    assert len(batches) % world == 0
 
 
 def test_more_processes_than_rows_is_a_clear_refusal():

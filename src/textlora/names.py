@@ -1,8 +1,8 @@
 """What labels are called, as texts: where rows are few, "This text is about Sports." tells what eight of them can't.
 
-A name is one training row more of its label, as SetFit's templated examples are (Tunstall et al. 2022, arXiv
-2209.11055). Names may say nothing ("0", "LABEL_2") or something else than the rows ("positive" where there are stars),
-so they take part only where they help to tell training rows that were left out, by the frozen base's vectors.
+A name is one training row more of its label, as are those that the SetFit library's `get_templated_dataset` makes.
+Names may say nothing ("0", "LABEL_2") or something else than the rows ("positive" where there are stars), so they take
+part only where they help to tell training rows that were left out, by the frozen base's vectors.
 
 N training texts, D hidden, C labels.
 """
@@ -22,7 +22,7 @@ from textlora.tokens import Rows
 
 Floats = NDArray[np.floating]
 
-SENTENCE = "This text is about {}."  # of four tried the best with MiniLM on AG News: docs/log.md
+SENTENCE = "This text is about {}."  # a little ahead of the bare name, with MiniLM on AG News: docs/log.md
 FOLDS = 4  # of no more rows than a label has
 SURE = 2.0  # standard errors. Names that say nothing stayed below in 98 of 100 draws, true ones never: docs/log.md
 SMALLEST = 1e-12  # a standard error that is divided by

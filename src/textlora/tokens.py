@@ -266,7 +266,11 @@ class TokenBatches(Sampler[list[int]]):
         self.widths = widths(np.asarray(lengths))
         self.seed = seed
         self.epoch = 0
-        self.ends = _multiple_of(world_size, cut_by_tokens(np.sort(self.widths), batch_tokens))
+        self.ends = _multiple_of(world_size, self._cut(np.sort(lengths), batch_tokens))
+
+    def _cut(self, lengths: np.ndarray, batch_tokens: int) -> list[int]:
+        """Ends of the batches that `lengths`, sorted upwards, fall into."""
+        return cut_by_tokens(lengths, batch_tokens)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the Trainer at the start of each epoch."""
@@ -286,14 +290,13 @@ class TokenBatches(Sampler[list[int]]):
 class EqualBatches(TokenBatches):
     """As TokenBatches, but of as many texts each, to one: for a loss that compares the texts of a batch.
 
-    A batch of four has little to say to it. As few as hold `batch_tokens` each on average, padding not counted.
+    A batch of four has little to say to it. As few as hold `batch_tokens` each on average, padding not counted; for
+    several processes some are halved.
     """
 
-    def __init__(self, lengths: np.ndarray, batch_tokens: int, seed: int, world_size: int = 1) -> None:
-        super().__init__(lengths, batch_tokens, seed, world_size)
-        least = -(-int(np.sum(lengths)) // batch_tokens)
-        wanted = min(-(-least // world_size) * world_size, len(lengths) // world_size * world_size)
-        self.ends = np.cumsum([len(part) for part in np.array_split(self.widths, wanted)]).tolist()
+    def _cut(self, lengths: np.ndarray, batch_tokens: int) -> list[int]:
+        batches = min(-(-int(lengths.sum()) // batch_tokens), len(lengths))
+        return np.cumsum([len(part) for part in np.array_split(lengths, batches)]).tolist()
 
 
 class SortedSteps(Sampler[list[int]]):
