@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix, diags
+from sklearn.feature_extraction.text import TfidfTransformer
 
 from textlora import bag
 
 VOCAB = 12
+RARER = np.arange(VOCAB - 1, 0, -1) / (VOCAB * (VOCAB - 1) / 2)  # the last token never occurs
 
 
 def flat(texts: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -62,3 +65,33 @@ def test_two_labels_give_the_probabilities_of_scikit_learn() -> None:
     logits = rows @ bag.fit(rows, labels, 2)
     reference = LogisticRegression(C=bag.STRENGTH, fit_intercept=False, tol=1e-3, max_iter=300).fit(rows, labels)
     np.testing.assert_allclose(logits[:, 1] - logits[:, 0], reference.decision_function(rows), atol=1e-5)
+
+
+# --------------------------------------------------------------------------------------------------------- few rows
+
+
+def random_rows(seed: int, texts: int = 60) -> tuple[csr_matrix, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, texts)
+    told = [[int(label), *rng.choice(VOCAB - 1, 5, p=RARER).tolist()] for label in labels]
+    return bag.features(*flat(told), VOCAB), labels
+
+
+def test_rarity_is_scikit_learns() -> None:
+    rows, _ = random_rows(0)
+    expected = TfidfTransformer(norm=None).fit(rows).idf_
+    np.testing.assert_allclose(bag.rarity(rows), expected / expected.mean())
+
+
+def test_rarity_goes_into_the_weights() -> None:
+    rows, labels = random_rows(1)
+    scaled = csr_matrix(rows @ diags(bag.rarity(rows)))
+    expected = scaled @ bag.fit(scaled, labels, 3)
+    np.testing.assert_allclose(rows @ bag.fit_tokens(rows, labels, 3), expected, atol=1e-5)
+
+
+def test_of_many_rows_tokens_count_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, labels = random_rows(2)
+    assert not np.allclose(bag.fit_tokens(rows, labels, 3), bag.fit(rows, labels, 3))
+    monkeypatch.setattr(bag, "FEW", 60)
+    np.testing.assert_array_equal(bag.fit_tokens(rows, labels, 3), bag.fit(rows, labels, 3))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from textlora import adapter, contrast, data, engine, model, predict
+from textlora import adapter, data, engine, model, predict, solved
 from textlora.callbacks import Meter
 from textlora.contrast import pair_loss, solve_head
 from textlora.errors import UsageError
@@ -81,7 +81,7 @@ def test_the_head_is_logistic_regression_on_pooled_texts(tiny_config):
     assert pooled.shape == (len(labels), 32)
     solve_head(prepared.network, Rows(prepared.train, labels), prepared.pad_id)
     rows = np.column_stack([pooled / np.linalg.norm(pooled, axis=1).mean(), np.ones(len(pooled))])
-    reference = LogisticRegression(C=contrast.STRENGTH, fit_intercept=False, tol=1e-3, max_iter=300).fit(rows, labels)
+    reference = LogisticRegression(C=solved.STRENGTH, fit_intercept=False, tol=1e-3, max_iter=300).fit(rows, labels)
     sharper = 1 + 16 / len(labels) ** 0.5
     found = predict.logits(prepared.network, prepared.train, prepared.pad_id)
     assert found == pytest.approx(sharper * reference.decision_function(rows), abs=1e-3)

@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
 
-from textlora import bases, data, names, predict
+from textlora import bases, data, names, predict, solved
 from textlora import config as configs
 from textlora.prepare import prepare
-from textlora.tokens import Rows, tokenize
+from textlora.tokens import tokenize
 from textlora.train import train
 
 
@@ -61,7 +60,7 @@ def test_names_near_their_rows_help_and_names_of_other_labels_harm(seed):
 def test_a_gain_is_that_of_the_rows_label_left_out_of_regression():
     rows, centres, ids = clouds(3)
     found = names.gains(rows, ids, centres, np.arange(4))
-    rest, held = next(iter(StratifiedKFold(names.FOLDS, shuffle=True, random_state=0).split(rows, ids)))
+    rest, held = next(iter(solved.folds(ids)))
     without = LogisticRegression(max_iter=300).fit(rows[rest], ids[rest])
     told = LogisticRegression(max_iter=300).fit(np.r_[rows[rest], centres], np.r_[ids[rest], 0:4])
     expected = told.predict_log_proba(rows[held]) - without.predict_log_proba(rows[held])
@@ -117,8 +116,8 @@ def test_cross_entropy_and_many_rows_have_none(tiny_config, helpful, changes, ea
 def test_with_too_few_rows_to_leave_some_out_nobody_knows(tiny_config):
     prepared = prepare(tiny_config("bert", loss="contrastive").checked(), quiet, few(3))
     assert prepared.names is None
-    given = Rows(prepared.train, prepared.data.train.labels)
-    assert np.isnan(names.standard_errors(prepared.network, given, given, prepared.pad_id))
+    rows, centres, ids = clouds(0, each=3)
+    assert np.isnan(names.standard_errors(rows, ids, centres, np.arange(4)))
 
 
 def test_a_run_with_them_trains_twice_saves_and_answers(tiny_config, tiny_base, helpful, tmp_path):

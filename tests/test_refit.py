@@ -86,7 +86,7 @@ def test_what_validation_chose_is_put_into_the_second_one(folder, tiny_config, m
         monkeypatch.setattr(refit.model, name, lambda network, given, name=name: done.update({name: given}))
     Chosen(Shares(0.7, 0.5), np.arange(4.0)).put_into(whole.network, whole)
     rows = bag.features(whole.train.ids, whole.train.offsets, whole.network.config.vocab_size)
-    assert done["set_bag"] == pytest.approx(0.5 * bag.fit(rows, whole.data.train.labels, 4))
+    assert done["set_bag"] == pytest.approx(0.5 * bag.fit_tokens(rows, whole.data.train.labels, 4))
     assert done["scale_head"] == 0.7
     assert done["shift_head"].tolist() == [0, 1, 2, 3]
 

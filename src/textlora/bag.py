@@ -22,6 +22,7 @@ Floats = NDArray[np.floating]
 # Inverse strength of the regularisation. Blended, 3 to 30 lie within 0.25 points and 0.001 in loss of each other on
 # AG's carved validation, less than its rows can tell apart (by hand, 2026-11-22).
 STRENGTH = 10.0
+FEW = 5_000  # texts below which rarity counts: by itself 11 points at 250, 1 at 4,000, none at 8,000 (docs/log.md)
 
 
 def features(ids: NDArray[np.integer], offsets: NDArray[np.integer], vocab_size: int) -> csr_matrix:
@@ -35,6 +36,30 @@ def features(ids: NDArray[np.integer], offsets: NDArray[np.integer], vocab_size:
     return csr_matrix(diags(1 / np.sqrt(np.maximum(np.diff(offsets), 1))) @ counts)
 
 
+def fit_tokens(
+    rows_NV: csr_matrix,
+    labels: NDArray[np.integer],
+    num_labels: int,
+    class_weight: dict[int, float] | None = None,
+    row_weight: Floats | None = None,
+) -> Floats:
+    """The bag's weights (V, C) float32; of few rows, tokens are learned from as `rarity` says."""
+    texts, vocab_size = rows_NV.get_shape()
+    scale_V = rarity(rows_NV) if texts < FEW else np.ones(vocab_size)
+    fitted = fit(csr_matrix(rows_NV @ diags(scale_V)), labels, num_labels, class_weight, row_weight)
+    return (scale_V[:, None] * fitted).astype(np.float32)
+
+
+def rarity(rows_NV: csr_matrix) -> Floats:
+    """How much a token counts for, (V,): the log of its inverse share of the texts plus 1, smoothed as scikit-learn's
+    TfidfTransformer smooths it; 1 on average. On few rows a common token's weight is chance.
+    """
+    texts, vocab_size = rows_NV.get_shape()
+    texts_V = np.bincount(rows_NV.indices, minlength=vocab_size)
+    found_V = 1 + np.log((1 + texts) / (1 + texts_V))
+    return found_V / found_V.mean()
+
+
 def fit(
     rows_NV: csr_matrix | Floats,
     labels: NDArray[np.integer],
@@ -43,7 +68,7 @@ def fit(
     row_weight: Floats | None = None,
     strength: float = STRENGTH,
 ) -> Floats:
-    """The bag's weights (V, C) float32, so that `rows @ weights` are its logits; a token never seen gets zeros.
+    """Logistic regression's weights (V, C) float32, so that `rows @ weights` are logits; zeros for what never occurs.
 
     No intercept: how frequent the labels are is the head's to know.
     """

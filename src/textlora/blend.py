@@ -98,7 +98,7 @@ def _fit(
     labels_N, weights = train_labels[train.text_of], None
     if model.has_bag(trained):
         rows = bag.features(train.ids, train.offsets, config.vocab_size)
-        weights = bag.fit(rows, labels_N, config.num_labels, class_weight, train.shares)
+        weights = bag.fit_tokens(rows, labels_N, config.num_labels, class_weight, train.shares)
     vectors = _vectors(trained, train, pad_id) if model.memory_of(trained) else None
     counts_more = [(class_weight or {}).get(label, 1.0) for label in range(config.num_labels)]
     return _Fitted(weights, vectors, labels_N, np.log(counts_more).astype(np.float32))

@@ -5,7 +5,7 @@ more. Pairs go on pulling: two texts of one label towards the same direction, tw
 angles, as SetFit does it (Tunstall et al. 2022, arXiv 2209.11055) with sampled pairs and all of the base's weights;
 here all pairs of a batch, and the adapters. The head is then logistic regression on the pooled vectors.
 
-B texts of a batch, N of a split, D hidden, C labels.
+B texts of a batch, N of a split, D hidden.
 """
 
 from __future__ import annotations
@@ -13,21 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from textlora import bag, model, predict
+from textlora import model, predict, solved
 from textlora.tokens import Rows
 from textlora.trainer import TextTrainer
-
-# Inverse strength of the head's regularisation, on vectors of mean length 1: of 0.5 to 30 the most accurate on four
-# draws of 8 rows a label. It leaves the probabilities of so few rows far too even: logits 4, 3 and 2 times as large
-# were the most likely at 28, 56 and 232 rows, which `_sharper` follows (docs/log.md).
-STRENGTH = 1.0
-ABSENT = -10.0  # the logit of a label that no training row has
 
 
 def pair_loss(pooled_BD: Tensor, labels_B: Tensor) -> Tensor:
@@ -67,17 +60,8 @@ class PairTrainer(TextTrainer):
 _headless = model.headless  # the Trainer calls its network `model`
 
 
-def _sharper(rows: int) -> float:
-    return 1 + 16 / rows**0.5
-
-
 def solve_head(network: PeftModel, rows: Rows, pad_id: int, class_weight: dict[int, float] | None = None) -> None:
     """Fit `network`'s linear head to its pooled vectors of training texts, by logistic regression."""
-    with model.headless(network):
-        pooled_ND = predict.logits(network, rows.tokens, pad_id).astype(np.float64)
-    length = float(np.linalg.norm(pooled_ND, axis=1).mean()) or 1.0
-    with_one = np.column_stack([pooled_ND / length, np.ones(len(pooled_ND))])
+    pooled_ND = predict.pooled(network, rows.tokens, pad_id)
     num_labels = int(network.config.num_labels)  # type: ignore[union-attr]
-    found = _sharper(len(rows.labels)) * bag.fit(with_one, rows.labels, num_labels, class_weight, strength=STRENGTH)
-    found[-1, np.setdiff1d(np.arange(num_labels), rows.labels)] = ABSENT
-    model.set_head(network, found[:-1] / length, found[-1])
+    model.set_head(network, *solved.head(pooled_ND, rows.labels, num_labels, class_weight))

@@ -13,17 +13,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from peft import PeftModel
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
 
-from textlora import model, predict
-from textlora.tokens import Rows
+from textlora.solved import folds
 
 Floats = NDArray[np.floating]
 
 SENTENCE = "This text is about {}."  # a little ahead of the bare name, with MiniLM on AG News: docs/log.md
-FOLDS = 4  # of no more rows than a label has
 SURE = 2.0  # standard errors. Names that say nothing stayed below in 98 of 100 draws, true ones never: docs/log.md
 SMALLEST = 1e-12  # a standard error that is divided by
 
@@ -33,34 +29,30 @@ def sentences(labels: Sequence[str]) -> list[str]:
     return [SENTENCE.format(" ".join(label.split("_"))) for label in labels]
 
 
-def standard_errors(network: PeftModel, names: Rows, train: Rows, pad_id: int) -> float:
-    """How much surer an untrained `network`'s vectors are of rows left out, if names are learned from: the mean gain in
-    its standard errors. nan where a label has too few rows to leave some out.
+def standard_errors(train_ND: Floats, labels_N: np.ndarray, names_CD: Floats, labels_C: np.ndarray) -> float:
+    """How much surer untrained vectors are of rows left out, if names are learned from: the mean gain in its standard
+    errors. nan where a label has too few rows to leave some out.
     """
-    if np.unique(train.labels, return_counts=True)[1].min() < FOLDS:
-        return float("nan")
-    with model.headless(network):
-        train_ND, names_CD = (_directions(network, rows, pad_id) for rows in (train, names))
-    gains_N = gains(train_ND, train.labels, names_CD, names.labels)
+    gains_N = gains(_directions(train_ND), labels_N, _directions(names_CD), labels_C)
     return float(gains_N.mean() / max(gains_N.std(ddof=1) / len(gains_N) ** 0.5, SMALLEST))
 
 
 def gains(train_ND: Floats, labels_N: np.ndarray, names_CD: Floats, labels_C: np.ndarray) -> Floats:
-    """By how much the log-probability of each row's label is higher where names were learned from too: (N,).
+    """By how much the log-probability of each row's label is higher where names were learned from too: (N,), all nan
+    where a label has too few rows to leave some out.
 
     From logistic regression on the rows of the other folds; vectors come with length 1.
     """
-    gains_N = np.zeros(len(labels_N))
-    for rest, held in StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(train_ND, labels_N):
+    gains_N = np.full(len(labels_N), np.nan)
+    for rest, held in folds(labels_N):
         rows, labels, new = train_ND[rest], labels_N[rest], (train_ND[held], labels_N[held])
         told = np.concatenate([rows, names_CD]), np.concatenate([labels, labels_C])
         gains_N[held] = _log_probabilities(*told, *new) - _log_probabilities(rows, labels, *new)
     return gains_N
 
 
-def _directions(network: PeftModel, rows: Rows, pad_id: int) -> Floats:
-    pooled = predict.logits(network, rows.tokens, pad_id).astype(np.float64)
-    return pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+def _directions(vectors: Floats) -> Floats:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def _log_probabilities(rows: Floats, labels: np.ndarray, held: Floats, held_labels: np.ndarray) -> Floats:

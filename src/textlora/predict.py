@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from peft import PeftModel
 from scipy.special import softmax
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -64,6 +65,12 @@ def logits(network: nn.Module, tokens: Tokens, pad_id: int, batch_tokens: int = 
     result = np.empty((len(tokens), parts[0].shape[1]), np.float32)
     result[np.concatenate(rows_out)] = np.concatenate(parts)
     return tokens.mean(result)
+
+
+def pooled(network: PeftModel, tokens: Tokens, pad_id: int) -> np.ndarray:
+    """The vectors (N, D) float64 of texts that a head of form `textlora` would be given."""
+    with model.headless(network):
+        return logits(network, tokens, pad_id).astype(np.float64)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from textlora import bases, budget, data, device, model, names, shares, trackers
+from textlora import bag, bases, budget, data, device, model, names, predict, shares, solved, trackers
+from textlora.blend import Shares
 from textlora.budget import Plan
 from textlora.clean import check_steps, clean
 from textlora.config import Config
@@ -39,15 +40,21 @@ class Prepared:
     tokenizer: Any
     train: Tokens
     validation: Tokens
-    names: Rows | None  # what the labels are called, as texts, where they are learned from too
     label_weights: torch.Tensor | None  # (C,) in the loss
     label_shares: np.ndarray | None  # (C,) true ones, where they were told
     dtype: torch.dtype
     build_seconds: float
+    names: Rows | None = None  # what the labels are called, as texts, where they are learned from too
+    shares: Shares | None = None  # of head and bag of tokens, where validation has too few rows to tell
 
     @property
     def pad_id(self) -> int:
         return self.tokenizer.pad_token_id
+
+    @property
+    def class_weight(self) -> dict[int, float] | None:
+        """What a row of each label weighs in the loss, as scikit-learn takes it."""
+        return None if self.label_weights is None else dict(enumerate(self.label_weights.tolist()))
 
     @property
     def learned(self) -> Rows:
@@ -101,7 +108,7 @@ def prepare(config: Config, say: Say, rows: Data | None = None, tokenised: Token
     told = _told_shares(config, rows, network)
     if config.calibrate and not plan.voices and model.last_linear(network) is None:
         say("no temperature is fitted: this base's own head doesn't end in a linear layer to put it into")
-    return Prepared(
+    prepared = Prepared(
         config=config,
         data=rows,
         plan=plan,
@@ -111,27 +118,41 @@ def prepare(config: Config, say: Say, rows: Data | None = None, tokenised: Token
         tokenizer=tokenizer,
         train=train,
         validation=validation,
-        names=_names(config, rows, train, network, tokenizer, say),
         label_weights=weights,
         label_shares=told,
         dtype=dtype,
         build_seconds=time.monotonic() - began,
     )
+    return _told_by_few(prepared, say) if config.loss == PAIRS and train.texts < FEW_FOR_PAIRS else prepared
 
 
-def _names(config: Config, rows: Data, train: Tokens, network: PeftModel, tokenizer: Any, say: Say) -> Rows | None:
-    """The names of labels that have rows, as texts, if so few rows learn from pairs and names help to tell them."""
-    if config.loss != PAIRS or train.texts >= FEW_FOR_PAIRS:
-        return None
-    given, present = Rows(train, rows.train.labels), np.unique(rows.train.labels)
-    texts = [clean(text, config.cleaning) for text in names.sentences([rows.label_names[i] for i in present])]
-    found = Rows(tokenize(tokenizer, texts, config.max_length), present)
-    surer = names.standard_errors(network, found, given, tokenizer.pad_token_id)
+def _told_by_few(prepared: Prepared, say: Say) -> Prepared:
+    """What few rows that learn from pairs choose themselves, each left out once, by the base's untrained vectors:
+    whether labels' names are learned from too, and what a bag of tokens weighs."""
+    vectors_ND = predict.pooled(prepared.network, prepared.train, prepared.pad_id)
+    found = _names(prepared, vectors_ND, say)
+    if not prepared.plan.bag_of_tokens or prepared.plan.memory:
+        return replace(prepared, names=found)
+    rows_NV = bag.features(prepared.train.ids, prepared.train.offsets, prepared.network.config.vocab_size)
+    given = prepared.data.train.labels, len(prepared.labels), prepared.class_weight
+    share = solved.bag_share(vectors_ND, rows_NV, *given)
+    say(f"  a bag of tokens weighs {share:.2f} of the head, as rows left out have it")
+    return replace(prepared, names=found, shares=Shares(bag=share))
+
+
+def _names(prepared: Prepared, vectors_ND: np.ndarray, say: Say) -> Rows | None:
+    """The names of labels that have rows, as texts, if they help to tell rows left out."""
+    config, labels, called = prepared.config, prepared.data.train.labels, prepared.labels
+    present = np.unique(labels)
+    texts = [clean(text, config.cleaning) for text in names.sentences([called[i] for i in present])]
+    found = Rows(tokenize(prepared.tokenizer, texts, config.max_length), present)
+    names_CD = predict.pooled(prepared.network, found.tokens, prepared.pad_id)
+    surer = names.standard_errors(vectors_ND, labels, names_CD, present)
     if surer > names.SURE:
         say(f"  label names are learned from too: {texts[0]!r} and so on help to tell rows left out")
         return found
     if not np.isnan(surer):
-        say(f"  label names ({', '.join(rows.label_names[:3])} ...) don't help here: telling ones would, --label-names")
+        say(f"  label names ({', '.join(called[:3])} ...) don't help here: telling ones would, --label-names")
     return None
 
 

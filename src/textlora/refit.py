@@ -37,16 +37,11 @@ class Chosen:
         """Finish a trained `network` with these numbers; a bag and a memory are fitted to the rows of `prepared`."""
         labels = prepared.data.train.labels
         if prepared.plan.voices:
-            blend.put(network, prepared.train, labels, prepared.pad_id, self.shares, class_weight(prepared))
+            blend.put(network, prepared.train, labels, prepared.pad_id, self.shares, prepared.class_weight)
         elif self.shares.head != 1:
             model.scale_head(network, self.shares.head)
         if self.offsets_C is not None:
             model.shift_head(network, self.offsets_C)
-
-
-def class_weight(prepared: Prepared) -> dict[int, float] | None:
-    """What a row of each label weighs in the loss, as scikit-learn takes it."""
-    return None if prepared.label_weights is None else dict(enumerate(prepared.label_weights.tolist()))
 
 
 def together(prepared: Prepared) -> Prepared:

@@ -36,7 +36,7 @@ from textlora.evaluate import Report, judge
 from textlora.measure import measuring
 from textlora.prepare import Prepared, Say, prepare
 from textlora.provenance import check_same, write_settings
-from textlora.refit import Chosen, class_weight
+from textlora.refit import Chosen
 from textlora.repeats import train_seeds
 from textlora.runs import Run
 from textlora.saving import CHECKED_TEXTS, distrust, save_adapter
@@ -246,7 +246,7 @@ def _objective(
         return TextTrainer, step_loss(texts_per_step, config.label_smoothing_factor, weights), measure
 
     def solved() -> dict[str, float]:
-        contrast.solve_head(prepared.network, prepared.learned, prepared.pad_id, class_weight(prepared))
+        contrast.solve_head(prepared.network, prepared.learned, prepared.pad_id, prepared.class_weight)
         return measure()
 
     return contrast.PairTrainer, contrast.step_loss(config.gradient_accumulation_steps), solved
@@ -254,9 +254,12 @@ def _objective(
 
 def blended(prepared: Prepared, trained: PeftModel, say: Say) -> Shares:
     """Where the plan has a bag of tokens or a memory: fit them and blend them into the best weights, so that the
-    adapter is whole. Returns what each weighs."""
+    adapter is whole. Returns what each weighs: as validation rows advise, or as training rows did before."""
     if not prepared.plan.voices:
         return Shares()
+    if prepared.shares:
+        Chosen(prepared.shares).put_into(trained, prepared)
+        return prepared.shares
     shares, line = blend(
         trained,
         prepared.train,
@@ -264,7 +267,7 @@ def blended(prepared: Prepared, trained: PeftModel, say: Say) -> Shares:
         prepared.validation,
         prepared.data.validation.labels,
         prepared.pad_id,
-        class_weight=class_weight(prepared),
+        class_weight=prepared.class_weight,
     )
     say(line)
     return shares
