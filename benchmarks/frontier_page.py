@@ -24,7 +24,7 @@ from matplotlib.ticker import EngFormatter, NullFormatter
 from time_to_accuracy import WAYS
 
 OURS, RINGS = "#0b5fa5", iter("ov^<>dphP*")
-THEIRS = ("#c0504d", "#7f7f7f", "#8064a2", "#d08a2e", "#4f8f5b", "#a0522d", "#b0417a", "#222222", "#17a2a2", "#b8b000")
+THEIRS = ("#c0504d", "#7f7f7f", "#8064a2", "#d08a2e", "#4f8f5b", "#222222", "#b0417a", "#8b5a2b", "#17a2a2", "#b8b000")
 Side = dict[str, Any]
 KEPT = Path(__file__).with_name("kept")
 DOCS = KEPT.parents[1] / "docs"
