@@ -22,7 +22,7 @@ Floats = NDArray[np.floating]
 # Inverse strength of the regularisation. Blended, 3 to 30 lie within 0.25 points and 0.001 in loss of each other on
 # AG's carved validation, less than its rows can tell apart (by hand, 2026-11-22).
 STRENGTH = 10.0
-FEW = 5_000  # texts below which rarity counts: by itself 11 points at 250, 1 at 4,000, none at 8,000 (docs/log.md)
+FEW = 5_000  # texts below which rarity counts: by itself 9 points at 250, 1 at 4,000, none at 8,000 (docs/log.md)
 
 
 def features(ids: NDArray[np.integer], offsets: NDArray[np.integer], vocab_size: int) -> csr_matrix:
