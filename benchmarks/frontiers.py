@@ -345,14 +345,15 @@ def _words(line: Mapping[str, Any]) -> str:
 
 
 def summary(done: Lines) -> dict[str, Any]:
-    """Means over seeds, and the paired gains of PAIRS where both sides are there."""
-    right = {
-        name: np.array([[c == "1" for c in line["right"]] for (side, _), line in done.items() if side == name])
-        for name in SIDES
-        if any(side == name for side, _ in done)
-    }
+    """Means over seeds, and the paired gains of PAIRS where both sides are there, on the seeds that both have."""
+    rights: dict[str, dict[int, np.ndarray]] = {name: {} for name in SIDES}
+    for (name, seed), line in done.items():
+        rights[name][seed] = np.array([c == "1" for c in line["right"]])
     sides = []
-    for name, right_SN in right.items():
+    for name, right in rights.items():
+        if not right:
+            continue
+        right_SN = np.array(list(right.values()))
         lines = [line for (side, _), line in done.items() if side == name]
         sides.append(
             {
@@ -366,11 +367,13 @@ def summary(done: Lines) -> dict[str, Any]:
                 "texts": [line.get("texts", 0) for line in lines],
             }
         )
-    pairs = [
-        {"ahead": a, "behind": b, **paired_gain(right[b], right[a])._asdict(), "p": p_value(right[b], right[a])}
-        for a, b in PAIRS
-        if a in right and b in right
-    ]
+    pairs = []
+    for ahead, behind in PAIRS:
+        both = sorted(rights[ahead].keys() & rights[behind].keys())
+        if both:
+            less, more = (np.array([rights[side][seed] for seed in both]) for side in (behind, ahead))
+            gain, p = paired_gain(less, more)._asdict(), p_value(less, more)
+            pairs.append({"ahead": ahead, "behind": behind, "seeds": len(both), **gain, "p": p})
     return {"sides": sides, "gains": pairs}
 
 
