@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ["TEXTLORA_DEVICE"] = "cpu"  # equality to the bit is promised there
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
 from textlora import config as configs
+from textlora import data
 from textlora.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,6 +73,13 @@ def corpus_rows(split: str) -> list[dict[str, str]]:
 @pytest.fixture(scope="session")
 def texts() -> list[str]:
     return [row["text"] for row in corpus_rows("validation")]
+
+
+def few(each: int, labels: int = 4, called: Sequence[str] = ()) -> data.Data:
+    """So many rows of the first `labels` labels of mini-news."""
+    rows = data.load("mini-news").train
+    some = np.concatenate([np.flatnonzero(rows.labels == label)[:each] for label in range(labels)])
+    return data.from_texts([rows.texts[i] for i in some], rows.labels[some], called or rows.label_names)
 
 
 def make_tokenizer(family: str, folder: Path) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
+from conftest import few
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from textlora import bases, data, names, predict, solved
+from textlora import bases, names, predict, solved
 from textlora import config as configs
 from textlora.prepare import prepare
 from textlora.tokens import tokenize
@@ -28,13 +27,6 @@ def clouds(seed: int, each: int = 8, labels: int = 4, width: int = 40) -> tuple[
     ids = np.repeat(np.arange(labels), each)
     rows = centres[ids] + 3 * rng.normal(size=(len(ids), width))
     return *(v / np.linalg.norm(v, axis=1, keepdims=True) for v in (rows, centres)), ids  # type: ignore[return-value]
-
-
-def few(each: int, labels: int = 4, called: Sequence[str] = ()) -> data.Data:
-    """So many rows of the first `labels` labels of mini-news."""
-    rows = data.load("mini-news").train
-    some = np.concatenate([np.flatnonzero(rows.labels == label)[:each] for label in range(labels)])
-    return data.from_texts([rows.texts[i] for i in some], rows.labels[some], called or rows.label_names)
 
 
 # ---------------------------------------------------------------------------------------------------------- what helps

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import few
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from textlora import adapter, bag, data, solved
+from textlora import adapter, bag, solved
 from textlora.prepare import prepare
 from textlora.train import train
 
 
 def quiet(_: str) -> None:
     pass
-
-
-def few(each: int) -> data.Data:
-    """So many rows of each label of mini-news."""
-    rows = data.load("mini-news").train
-    some = np.concatenate([np.flatnonzero(rows.labels == label)[:each] for label in range(4)])
-    return data.from_texts([rows.texts[i] for i in some], rows.labels[some], rows.label_names)
 
 
 def rows_of(seed: int, each: int = 12, labels: int = 4) -> tuple[np.ndarray, csr_matrix, np.ndarray]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, diags
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 
 Floats = NDArray[np.floating]
@@ -51,12 +52,10 @@ def fit_tokens(
 
 
 def rarity(rows_NV: csr_matrix) -> Floats:
-    """How much a token counts for, (V,): the log of its inverse share of the texts plus 1, smoothed as scikit-learn's
-    TfidfTransformer smooths it; 1 on average. On few rows a common token's weight is chance.
+    """How much a token counts for, (V,): the log of its inverse share of the texts plus 1, as scikit-learn smooths it;
+    1 on average. On few rows a common token's weight is chance.
     """
-    texts, vocab_size = rows_NV.get_shape()
-    texts_V = np.bincount(rows_NV.indices, minlength=vocab_size)
-    found_V = 1 + np.log((1 + texts) / (1 + texts_V))
+    found_V = TfidfTransformer().fit(rows_NV).idf_
     return found_V / found_V.mean()
 
 
