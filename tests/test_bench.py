@@ -7,6 +7,7 @@ import json
 import statistics
 import sys
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from textlora import bases, budget, cli
 from textlora import config as configs
-from textlora.bench import figures, limit, memory, worker
+from textlora.bench import figures, limit, memory, task, worker
 from textlora.bench.figures import Round
 from textlora.bench.options import Options
 from textlora.bench.pace import Pace, probe
@@ -115,6 +116,19 @@ def matrices(base):
     """(in, out) of every linear in the blocks, as the budget counts them."""
     settings = configs.load("minilm-fast", {"target_modules": ["all-linear"], "lora_r": 1, "budget": 10**9})
     return budget.plan(settings, bases.find(base).shapes, 4, base).modules
+
+
+@pytest.mark.parametrize("base", ["minilm", "roberta", "distilbert", "mpnet"])
+def test_adapters_go_on_what_the_family_calls_query_and_value(base):
+    known = bases.find(base)
+    targets = task._query_and_value(known, Path("random:0"))
+    settings = configs.load("minilm-fast", {"target_modules": targets, "lora_r": 1, "bag_of_tokens": False})
+    assert len(budget.plan(settings, known.shapes, 4, base).modules) == 2 * known.shapes.num_hidden_layers
+
+
+def test_modules_that_are_not_there_are_the_users_to_mend(tmp_path):
+    with pytest.raises(UsageError, match="target_modules: 'querry' matches nothing"):
+        task.make(Options(base_weights="random:0", target_modules="querry", rows=8), tmp_path)
 
 
 @pytest.mark.parametrize("base", ["minilm", "roberta"])

@@ -193,6 +193,15 @@ def test_both_seeds_are_counted_exactly(ask, recipe, trainable, adapters, percen
     assert plan["trainable"] <= plan["budget"] == 999_999
 
 
+def test_labels_are_counted_where_they_are_named_or_in_the_data(ask, tmp_path):
+    (tmp_path / "six.csv").write_text("text,label\n" + "".join(f"text {i} of {i},l{i % 6}\n" for i in range(60)))
+    assert ask("plan", "--lora-r", 4, "--data", tmp_path / "six.csv", "--json").json["num_labels"] == 6
+    assert ask("plan", "--lora-r", 4, "--label-names", "a,b,c", "--json").json["num_labels"] == 3
+    assert (
+        ask("plan", "--lora-r", 4, "--data", tmp_path / "six.csv", "--num-labels", 9, "--json").json["num_labels"] == 9
+    )
+
+
 def test_over_budget_exits_4_with_the_largest_rank_that_fits(ask):
     answer = ask("plan", "--recipe", "roberta-qv-r10", "--budget", 900_000, "--json")
     assert answer.code == 4
@@ -664,6 +673,8 @@ BAD_INPUT = {
     "a pattern without a value": (f"{PLAN} --rank-pattern query", 2, "takes pairs like query=8,value=4"),
     "a target that matches nothing": (f"{PLAN} --target-modules qurey", 2, "did you mean query"),
     "one label": (f"{PLAN} --num-labels 1", 2, "2 labels or more"),
+    "labels of two numbers": (f"{PLAN} --num-labels 3 --label-names a,b", 2, "--label-names are 2"),
+    "data that isn't there": (f"{PLAN} --data nowhere.csv", 2, "nowhere.csv"),
     "labels that are no number": (f"{PLAN} --num-labels four", 2, "invalid int value"),
     "an unknown choice": (f"{PLAN} --head liner", 2, "did you mean linear"),
     "four bits without a GPU": (f"{TRAIN} --data mini-news --quantize 4bit", 7, "4bit needs a CUDA GPU"),

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import few
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
@@ -19,6 +20,7 @@ from textlora.prepare import prepare
 from textlora.runs import Run
 from textlora.tokens import Rows
 from textlora.train import fit, train
+from textlora.trial import Shared, run_trial
 
 
 def quiet(_: str) -> None:
@@ -155,3 +157,14 @@ def test_the_model_has_its_head_again_when_headless_ends(tiny_config):
         raise RuntimeError("inside")
     assert network.base_model.model.classifier is before
     assert replace(tiny_config("bert"), loss="contrastive").problems() == []
+
+
+def test_trials_are_compared_by_a_head_that_fits(tiny_config, tmp_path):
+    rows, seen = few(20), []
+    config = tiny_config("bert", loss="contrastive", max_steps=4, learning_rate=1e-9, eval_steps=4)
+
+    def worse(score: float, texts: int) -> bool:
+        return bool(seen.append(score))
+
+    outcome = run_trial(lambda: config, Shared(rows, "loss", (1, 2)), tmp_path / "run", worse, lambda: 1e3)
+    assert seen == pytest.approx([outcome.scores["loss"]], abs=1e-3)  # nothing moved but the head

@@ -286,6 +286,23 @@ def test_a_label_with_one_row_stays_in_train_and_is_noted(tmp_path):
     assert any("rare has too few different rows" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("present", ["acd", "bd", "ab"])
+def test_a_label_that_no_row_has_is_no_hindrance_to_carving(present):
+    names = ("a", "b", "c", "d")
+    rows = [(text, names.index(label)) for text, label in topics(60, tuple(present))]
+    found = data.from_texts([text for text, _ in rows], np.array([label for _, label in rows]), names)
+    assert len(found.validation) == 6
+    assert {names[i] for i in found.validation.labels} == set(present)
+
+
+def test_a_run_finds_its_rows_again_where_the_last_of_the_files_own_labels_has_none(tmp_path):
+    write_csv(tmp_path, "train.csv", topics(40, ("0", "1", "2")))
+    (tmp_path / "classes.txt").write_text("World\nSports\nBusiness\nSci/Tech\n", encoding="utf-8")
+    found = data.load(str(tmp_path))
+    for split in (found.train, found.validation):
+        assert data.load_split(str(tmp_path), split.name, label_names=found.label_names).row_ids == split.row_ids
+
+
 def test_carving_leaves_what_the_test_file_repeats(tmp_path):
     rows = topics(50)
     write_csv(tmp_path, "train.csv", rows)

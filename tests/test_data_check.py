@@ -123,12 +123,28 @@ def test_tokens_are_counted_where_a_tokenizer_is(odd, tmp_path, capsys):
 def test_what_would_be_fitted_is_what_train_fits(tmp_path, capsys):
     """The bag of tokens of 4 labels fits the budget, that of 40 doesn't, and 4,000 labels are too many themselves."""
     rows = [(text, str(i)) for i, text in enumerate(texts(0, 8000))]
-    for labels, phrase in ((4, "class weights none"), (40, "no bag of tokens"), (4000, "the budget is 1,000,000")):
-        path = write(tmp_path / f"{labels}.csv", [(text, f"l{int(i) % labels}") for text, i in rows[: 20 * labels]])
-        assert cli.main(["data", "check", str(path), "--json"]) == 0
+    file_of = {}
+    for labels in (4, 40, 4000):
+        file = tmp_path / f"{labels}.csv"
+        file_of[labels] = str(write(file, [(text, f"l{int(i) % labels}") for text, i in rows[: 20 * labels]]))
+    for labels, phrase in ((4, "class weights none"), (40, "no bag of tokens (over the budget)")):
+        assert cli.main(["data", "check", file_of[labels], "--json"]) == 0
         (line,) = json.loads(capsys.readouterr().out)["fitted"]
         assert phrase in line
         assert ("bag of tokens" in line) == (labels == 40)
+    assert cli.main(["data", "check", file_of[4000], "--json"]) == 4
+    found = json.loads(capsys.readouterr().out)
+    assert (found["error"]["kind"], found["trainable"], found["fitted"]) == ("budget", False, [])
+    assert cli.main(["data", "check", file_of[4000]]) == 4
+    screen, said = capsys.readouterr()
+    assert "nothing stands in the way" not in screen
+    assert "the budget is 1,000,000" in said
+
+
+def test_rows_that_all_have_a_fault_are_not_called_repeats(tmp_path):
+    found = check(str(write(tmp_path / "d.csv", [(text, f"{i}.5") for i, text in enumerate(texts(0, 30))])))
+    (stop,) = [finding for finding in found.findings if finding.stops]
+    assert "is a real number" in stop.message
 
 
 def test_many_labels_stay_on_one_screen(tmp_path, capsys):

@@ -153,6 +153,13 @@ def test_few_fast_passes_are_for_the_base_they_were_measured_on_and_give_way_to_
     assert fitted(configs.load(overrides={"learning_rate": 7e-4}), facts())[0].learning_rate == 7e-4
 
 
+def test_a_base_is_the_same_by_each_of_its_names():
+    for known in (facts(), facts((20,) * 2, validation=4)):
+        short = fitted(DEFAULT, known)[0]
+        for name in ("sentence-transformers/all-MiniLM-L6-v2", "all-MiniLM-L6-v2"):
+            assert fitted(replace(DEFAULT, base=name), known)[0] == replace(short, base=name)
+
+
 def test_large_data_is_judged_within_an_epoch_and_on_a_sample():
     known = facts((54_000, 54_000), validation=12_000)
     config, lines = fitted(DEFAULT, known)

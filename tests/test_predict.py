@@ -112,6 +112,17 @@ def test_kaggle_format_is_id_label_in_input_order(predictor, table, texts, tmp_p
     assert rows[1:] == [[str(i), str(label)] for i, label in enumerate(expected)]
 
 
+def test_that_ids_of_the_files_own_are_not_taken_over_is_said(predictor, table, texts, tmp_path):
+    own = tmp_path / "own.csv"
+    own.write_text("ID,text\n" + "".join(f"{100 + i},some words {i}\n" for i in range(3)))
+    said: list[str] = []
+    predict.predict_file(predictor, str(own), tmp_path / "a.csv", say=said.append)
+    assert said[0].startswith("id counts rows from 0: the file's own column 'ID' isn't it")
+    said.clear()
+    predict.predict_file(predictor, str(table), tmp_path / "b.csv", say=said.append)
+    assert not any("id counts" in line for line in said)
+
+
 def test_rows_below_the_probability_get_no_label_in_any_format(predictor, table, texts, tmp_path):
     import pyarrow.parquet as pq
 

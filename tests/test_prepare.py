@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,3 +36,9 @@ def test_it_says_how_rows_are_weighted_what_is_cut_and_what_would_read_it(tiny_c
     said.clear()
     prepare(tiny_config("bert", **skewed | {"max_length": 128}), said.append)
     assert not any("--long-text" in line for line in said)
+
+
+def test_a_tokenizer_without_a_padding_token_pads_with_its_first(tiny_config):
+    found = prepare(tiny_config("bert"), lambda line: None)
+    without = replace(found, tokenizer=SimpleNamespace(pad_token_id=None))
+    assert (found.pad_id, without.pad_id) == (found.tokenizer.pad_token_id, 0)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,13 @@ def test_an_existing_run_is_refused_and_left_as_it_is(run):
     with pytest.raises(UsageError, match=r"exists.*--overwrite"):
         runs.create(run.folder)
     assert files_of(run.folder) == before
+
+
+def test_of_a_run_that_was_stopped_it_says_how_to_go_on(tmp_path):
+    run = runs.create(tmp_path / "run")
+    run.write_config(Config())
+    with pytest.raises(UsageError, match=rf"textlora train --resume --out {re.escape(str(run.folder))}; or choose"):
+        runs.create(run.folder)
 
 
 def test_overwrite_replaces_a_run(run):
@@ -139,7 +147,10 @@ def test_the_adapter_is_found_in_a_run_and_on_its_own(run):
 
 def test_no_adapter_is_told_apart_by_its_reason(run, tmp_path):
     (run.adapter / "adapter_config.json").unlink()
-    with pytest.raises(UsageError, match=r"hasn't finished.*--resume"):
+    with pytest.raises(DamagedError, match=r"adapter_config.json is missing"):
+        runs.adapter_folder(run.folder)
+    (run.folder / runs.MANIFEST).unlink()
+    with pytest.raises(UsageError, match=r"hasn't finished.*textlora train --resume --out"):
         runs.adapter_folder(run.folder)
     for path in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(UsageError, match="no run and no adapter folder"):

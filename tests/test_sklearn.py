@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from conftest import corpus_rows
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -87,6 +87,13 @@ def test_labels_keep_their_type(tiny, y, kind):
     predicted = model.predict(TEXTS[:5])
     assert predicted.dtype == model.classes_.dtype
     assert set(predicted.tolist()) <= set(np.asarray(y).tolist())
+
+
+@pytest.mark.parametrize("column", [np.array(LABELS)[:, None], pd.DataFrame({"label": LABELS})])
+def test_a_column_of_labels_is_taken_with_scikit_learns_warning(column):
+    with pytest.warns(DataConversionWarning, match="1d array was expected"):
+        classes, ids = ours._encode(TEXTS, column)
+    assert classes[ids].tolist() == LABELS
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,14 +150,23 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tiny_config, tmp
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tiny_config, tmp_path):
-    config = tiny_config("bert", max_steps=12, eval_steps=6)
+@pytest.mark.parametrize(
+    ("at_step", "changes"),
+    [
+        (3, {"max_steps": 12, "eval_steps": 6}),
+        (6, {"max_steps": 12, "eval_steps": 3}),  # when an evaluation is due
+        (4, {"max_steps": 4, "loss": "contrastive"}),  # after the last step, before the head is solved for
+    ],
+)
+def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(at_step, changes, tiny_config, tmp_path):
+    config = tiny_config("bert", **changes)
     whole = train(config, out=tmp_path / "whole", say=quiet)
-    done = killed(config, tmp_path / "stopped", 3, signal.SIGINT, tmp_path)
-    assert "KeyboardInterrupt: stopped at step 3; go on with" in done.stderr
-    assert (tmp_path / "stopped" / "checkpoints" / "checkpoint-3" / "manifest.json").is_file()
+    done = killed(config, tmp_path / "stopped", at_step, signal.SIGINT, tmp_path)
+    assert f"KeyboardInterrupt: stopped at step {at_step}; go on with" in done.stderr
+    assert (tmp_path / "stopped" / "checkpoints" / f"checkpoint-{at_step}" / "manifest.json").is_file()
     resumed = train(config, out=tmp_path / "stopped", resume=True, say=quiet)
     assert weights(whole.folder) == weights(resumed.folder)
+    assert [r["step"] for r in whole.metrics()] == [r["step"] for r in resumed.metrics()]
 
 
 @needs_kill
@@ -177,14 +187,20 @@ def test_a_finished_run_is_not_resumed(trained, tiny_config):
 
 
 def test_a_run_is_not_resumed_on_other_data(trained, tiny_config, tmp_path):
-    import shutil
-
     shutil.copytree(trained("bert"), tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
     shutil.rmtree(tmp_path / "run" / "checkpoints")  # a resume from here would begin again, at no line of metrics
     with pytest.raises(UsageError, match="the data isn't what"):
         train(tiny_config("bert", data=str(CORPUS / "test.csv")), out=tmp_path / "run", resume=True, say=quiet)
     assert Run(tmp_path / "run").metrics() == Run(trained("bert")).metrics()  # refused, and nothing lost
+
+
+def test_a_run_is_not_resumed_with_other_settings(trained, tiny_config, tmp_path):
+    shutil.copytree(trained("bert"), tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    with pytest.raises(UsageError, match=r"learning_rate is 0\.5, where .* began with 0\.\d+"):
+        train(tiny_config("bert", learning_rate=0.5), out=tmp_path / "run", resume=True, say=quiet)
+    assert Run(tmp_path / "run").metrics() == Run(trained("bert")).metrics()
 
 
 def test_over_budget_stops_before_anything_is_written(tiny_config, tmp_path):

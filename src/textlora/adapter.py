@@ -123,7 +123,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     if not path.is_file():
         pickled = any((folder / name).is_file() for name in ("adapter_model.bin", "adapter_model.pt"))
         why = " (a pickled one is never read)" if pickled else ""
-        raise DamagedError(f"{folder} has no {WEIGHTS}{why}", "save the adapter as safetensors")
+        raise DamagedError(f"{folder} has no {WEIGHTS}{why}", "copy the adapter again, or save it as safetensors")
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -157,7 +157,8 @@ def read_settings(folder: Path, lora: LoraConfig, tensors: dict[str, Tensor], we
         return AdapterSettings.read(folder)
     if lora.task_type != "SEQ_CLS":
         raise UsageError(
-            f"{folder} is a {lora.task_type} adapter without {runs.ADAPTER_SETTINGS}", "name a classifier's"
+            f"{folder} is a {lora.task_type} adapter without {runs.ADAPTER_SETTINGS}",
+            f"name a classifier's; of one that textlora trained {runs.ADAPTER_SETTINGS} is a part: copy it too",
         )
     outputs = [tensor for name, tensor in tensors.items() if name.endswith((".classifier.bias", ".out_proj.bias"))]
     if not outputs:

@@ -147,7 +147,10 @@ class Progress(TrainerCallback):
 
 
 class StopOnInterrupt(TrainerCallback):
-    """Ctrl-C finishes the step, saves a checkpoint and stops; a second one stops at once."""
+    """Ctrl-C finishes the step, judges it where that is due, saves a checkpoint and stops; a second one stops at once.
+
+    What is due must be done: a resumed run goes on behind it, and would never do it.
+    """
 
     def __init__(self) -> None:
         self.interrupted = False
@@ -165,9 +168,12 @@ class StopOnInterrupt(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.interrupted:
             control.should_save = control.should_training_stop = True
-            control.should_evaluate = False
 
-    on_epoch_end = on_step_end  # the end of an epoch would evaluate once more
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.on_step_end(args, state, control)
+        whole = float(state.epoch or 0).is_integer() or state.global_step >= state.max_steps
+        if self.interrupted and not whole:  # an epoch that was left in its midst would be judged as if it had ended
+            control.should_evaluate = False
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         if self._before is not None:

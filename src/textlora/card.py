@@ -217,7 +217,7 @@ def _figures(splits: Mapping[str, dict[str, Any]]) -> str:
         for split, report in splits.items()
     ]
     table = ["| split | rows | accuracy | 95 % interval | macro F1 |", "|---|---|---|---|---|", *rows]
-    chosen = "The adapter was chosen on the validation rows, so their figures read a little high."
+    chosen = "Figures of validation rows that the adapter was chosen on read a little high."
     reads = (splits.get("test") or {}).get("test_reads")
     more = f" The test rows were read {'once' if reads == 1 else f'{reads} times'}." if reads else ""
     return "\n".join([FIGURES[0], *table, "", chosen + more, FIGURES[1]])

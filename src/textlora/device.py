@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from textlora.errors import ResourceError, UsageError, closest
+from textlora.errors import ResourceError, UsageError
 
 # What oneDNN's names of instruction sets mean for us; those not listed, and none, limit nothing.
 ONEDNN_LEVELS = {
@@ -40,7 +40,7 @@ def pick_device() -> torch.device:
 def _named(name: str) -> torch.device:
     has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name not in has:
-        raise UsageError(f"TEXTLORA_DEVICE is {name!r}", closest(name, has))
+        raise UsageError(f"TEXTLORA_DEVICE is {name!r}", f"known: {', '.join(has)}")
     if not has[name]:
         raise ResourceError(f"TEXTLORA_DEVICE is {name}, which torch doesn't find here", "unset it, or use cpu")
     return torch.device(name)

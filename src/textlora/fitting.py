@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+from textlora import bases
 from textlora.config import Config
 from textlora.longtext import WIDTH_STEP, WINDOW_MEAN
 
@@ -115,7 +116,7 @@ def _loss(config: Config, facts: Facts) -> str:
     mean = facts.lengths.clip(max=config.max_length).mean()
     several = BATCHES[-1] / mean >= IN_A_BATCH * facts.labels and min(c for c in facts.counts if c) >= IN_A_BATCH
     plain = config.head == "linear" and not config.label_smoothing_factor and config.long_text != WINDOW_MEAN
-    few = facts.rows + facts.validation < FEW_FOR_PAIRS and config.base == BRISK_BASE and facts.skew < SKEWED
+    few = facts.rows + facts.validation < FEW_FOR_PAIRS and _brisk_base(config) and facts.skew < SKEWED
     return PAIRS if few and several and plain else config.loss
 
 
@@ -148,7 +149,12 @@ def _brisk(config: Config, facts: Facts) -> bool:
 
 
 def _many(config: Config, rows: int) -> bool:
-    return rows >= MANY and config.base == BRISK_BASE
+    return rows >= MANY and _brisk_base(config)
+
+
+def _brisk_base(config: Config) -> bool:
+    """By whichever of its names: a base has its hub's id too."""
+    return bases.find(config.base).name == BRISK_BASE
 
 
 def _more(config: Config, facts: Facts) -> int:
@@ -244,6 +250,12 @@ def _best_words(config: Config) -> str:
     return "best by f1_macro" if chosen and config.metric_for_best_model == "f1_macro" else ""
 
 
+def _bag_words(config: Config) -> str:
+    if config.bag_of_tokens:
+        return ""
+    return f"no bag of tokens ({'it goes with a head of ours' if config.head == 'full' else 'over the budget'})"
+
+
 WORDS: dict[str, Callable[[Config], str]] = {
     "max_length": lambda c: f"{c.max_length} tokens of a text",
     "loss": lambda c: "learning from pairs" if c.loss == PAIRS else "",
@@ -258,6 +270,6 @@ WORDS: dict[str, Callable[[Config], str]] = {
     "class_weights": lambda c: f"class weights {c.class_weights}",
     "metric_for_best_model": _best_words,
     "refit": lambda c: "then once more on validation rows too" if c.refit else "",
-    "bag_of_tokens": lambda c: "" if c.bag_of_tokens else "no bag of tokens (over the budget)",
+    "bag_of_tokens": _bag_words,
     "memory": lambda c: f"{c.memory:,} training texts remembered" if c.memory else "",
 }

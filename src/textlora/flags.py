@@ -57,7 +57,9 @@ def _setting_flags(one: Parser, names: Sequence[str] = ()) -> None:
 
 def _plan_flags(one: Parser) -> None:
     _setting_flags(one)
-    one.add_argument("--num-labels", "--num_labels", type=int, metavar="C", help="labels [4]", default=4)
+    one.add_argument(
+        "--num-labels", "--num_labels", type=int, metavar="C", help="labels [those of --label-names or --data, else 4]"
+    )
 
 
 def _train_flags(one: Parser) -> None:
@@ -165,7 +167,8 @@ def _columns_flags(one: Parser) -> None:
 
 
 def _report_flags(one: Parser) -> None:
-    _run_flags(one)
+    one.add_argument("model", metavar="RUN", help="run folder")
+    _loading_flags(one)
     one.add_argument("--out", default="", metavar="FILE", help="[RUN/evaluation/report.html]")
     one.add_argument("--overwrite", action="store_true", help="replace an existing --out")
     one.add_argument("--data", default="", metavar="D", help="score the run on D first, as `evaluate`, and show that")
@@ -200,7 +203,7 @@ def _predict_flags(one: Parser) -> None:
     one.add_argument(
         "--input", required=True, metavar="FILE", help="CSV, TSV, JSONL, Parquet, a pickle, or TXT with a text a line"
     )
-    one.add_argument("--output", default="", metavar="FILE", help="[inference_output.csv]")
+    one.add_argument("--output", default="", metavar="FILE", help="id (row from 0), label, ... [inference_output.csv]")
     one.add_argument(
         "--format", default="", metavar="F", help="kaggle (ID,Label), csv, jsonl, parquet [by the file's ending]"
     )
@@ -256,7 +259,7 @@ def _bench_flags(one: Parser) -> None:
         *("--target-modules", "--target_modules"),
         default=usual.target_modules,
         metavar="A,B",
-        help=f"modules with adapters, query or value among them [{usual.target_modules}]",
+        help="modules with adapters, what reads a block's input among them [the base's query and value]",
     )
     one.add_argument("--threads", type=int, default=0, metavar="N", help="of each side [torch's choice]")
     one.add_argument("--isa", default="", metavar="I", help="avx512 or avx2: no wider instructions [all there are]")

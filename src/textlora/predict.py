@@ -23,7 +23,7 @@ from scipy.special import softmax
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from textlora import data, device, engine, meta, metrics, model, runs, shift
+from textlora import data, device, engine, meta, metrics, model, runs, shift, submission
 from textlora.adapter import AdapterSettings
 from textlora.clean import clean
 from textlora.errors import DataError, GateError, UsageError
@@ -257,6 +257,8 @@ def predict_file(
         writer = _like(sample_submission, predictor.labels, path, source, columns, say)
     else:
         writer = WRITERS[format](path, predictor.labels)
+        for note in submission.ids_notes(source):
+            say(note)
     read = written = abstained = 0
     cut = predictor.tokens([]).cut
     with writer as write:

@@ -14,6 +14,7 @@ from peft import PeftModel
 from textlora import bag, bases, budget, data, device, model, names, predict, shares, solved, trackers
 from textlora.blend import Shares
 from textlora.budget import Plan
+from textlora.calibrate import enough
 from textlora.clean import check_steps, clean
 from textlora.config import Config
 from textlora.data import Data, Split
@@ -49,7 +50,7 @@ class Prepared:
 
     @property
     def pad_id(self) -> int:
-        return self.tokenizer.pad_token_id
+        return predict.pad_id(self.tokenizer)
 
     @property
     def class_weight(self) -> dict[int, float] | None:
@@ -128,15 +129,16 @@ def prepare(config: Config, say: Say, rows: Data | None = None, tokenised: Token
 
 def _told_by_few(prepared: Prepared, say: Say) -> Prepared:
     """What few rows that learn from pairs choose themselves, each left out once, by the base's untrained vectors:
-    whether labels' names are learned from too, and what a bag of tokens weighs."""
+    whether labels' names are learned from too, and, where validation rows are few too, what a bag of tokens weighs."""
     vectors_ND = predict.pooled(prepared.network, prepared.train, prepared.pad_id)
     found = _names(prepared, vectors_ND, say)
-    if not prepared.plan.bag_of_tokens or prepared.plan.memory:
+    validation_tells = enough(prepared.validation.texts)
+    if not prepared.plan.bag_of_tokens or prepared.plan.memory or validation_tells:
         return replace(prepared, names=found)
     rows_NV = bag.features(prepared.train.ids, prepared.train.offsets, prepared.network.config.vocab_size)
     given = prepared.data.train.labels, len(prepared.labels), prepared.class_weight
     share = solved.bag_share(vectors_ND, rows_NV, *given)
-    say(f"  a bag of tokens weighs {share:.2f} of the head, as rows left out have it")
+    say(f"  the bag of tokens has {share:.2f} of the head's weight, found on training rows left out in turn")
     return replace(prepared, names=found, shares=Shares(bag=share))
 
 

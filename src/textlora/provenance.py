@@ -11,6 +11,8 @@ from textlora.errors import UsageError
 from textlora.prepare import Prepared
 from textlora.runs import Run
 
+SOURCES = ("data", "data_revision", "base_weights", "base_revision")  # may be named anew: what they hold is compared
+
 
 def write_settings(run: Run, prepared: Prepared) -> None:
     """config.toml, plan.json and environment.json."""
@@ -20,12 +22,17 @@ def write_settings(run: Run, prepared: Prepared) -> None:
 
 
 def check_same(run: Run, prepared: Prepared) -> None:
-    """Raises UsageError if what a resumed run would train on isn't what it began with."""
+    """Raises UsageError if what a resumed run would train on, or its settings, aren't what it began with."""
     before, now = runs.read_json(run.folder / "environment.json"), _environment(prepared)
     for what, key in (("data", "data"), ("base", "base_sha256"), ("precision", "precision")):
         was, is_now = (e[key]["fingerprints"] if key == "data" else e[key] for e in (before, now))
         if was != is_now:
             raise UsageError(f"the {what} isn't what {run.folder} began with", "bring that back, or start a new run")
+    kept, given = run.config().to_dict(), prepared.config.to_dict()
+    other = [name for name in kept if name not in SOURCES and kept[name] != given[name]]
+    if other:
+        values = f"{given[other[0]]!r}, where {run.folder} began with {kept[other[0]]!r}"
+        raise UsageError(f"{other[0]} is {values}", "a resumed run keeps its settings: bring them back, or start anew")
 
 
 def _environment(prepared: Prepared) -> dict[str, Any]:

@@ -72,7 +72,9 @@ def check(run: str | Path, out: str | Path = "", *, overwrite: bool = False) -> 
     """The run, once what `write_report` would refuse of it and of `out` is refused: ask before long work."""
     home = runs.open_run(run)
     if not home.finished:
-        raise UsageError(f"{home.folder} is a run that hasn't finished", "train --resume --out RUN")
+        raise UsageError(
+            f"{home.folder} is a run that hasn't finished", f"go on with it: textlora train --resume --out {run}"
+        )
     if out and Path(out).exists() and not overwrite:
         raise UsageError(f"{out} exists", "choose another --out, or replace it with --overwrite")
     for name in READ:

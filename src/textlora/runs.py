@@ -154,7 +154,9 @@ def check_free(out: str | Path, *, overwrite: bool = False) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not overwrite:
-        raise UsageError(f"{folder} exists", "choose another --out, or replace it with --overwrite")
+        begun = (folder / "config.toml").is_file() and not Run(folder).finished
+        go_on = f"go on with it: textlora train --resume --out {folder}; or " if begun else ""
+        raise UsageError(f"{folder} exists", f"{go_on}choose another --out, or replace it with --overwrite")
     if not _is_run(folder):
         raise UsageError(f"{folder} exists and is no run", "--overwrite replaces runs only; choose another --out")
 
@@ -200,7 +202,9 @@ def adapter_folder(path: str | Path) -> Path:
     if (folder / "adapter_config.json").is_file():
         return folder
     if (folder / "config.toml").is_file():
-        raise UsageError(f"{path} is a run that hasn't finished: its adapter/ is empty", "train --resume --out RUN")
+        verify(folder, only="adapter/")  # what was lost of a finished one is named
+        fix = f"go on with it: textlora train --resume --out {path}"
+        raise UsageError(f"{path} is a run that hasn't finished: its adapter/ is empty", fix)
     raise UsageError(f"{path} is no run and no adapter folder", "name a folder that `textlora train` wrote")
 
 

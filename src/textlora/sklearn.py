@@ -199,7 +199,9 @@ def _encode(texts: list[str], y: Any) -> tuple[np.ndarray, np.ndarray]:
     """The classes (C,), sorted, and each row's place among them (N,). Raises DataError for what can't be classes."""
     try:
         labels = column_or_1d(y, warn=True)
-        if labels.dtype.kind == "U" and not all(isinstance(label, str) for label in y):  # NumPy would write 1 as "1"
+        if labels.dtype.kind == "U" and not all(
+            isinstance(label, str) for label in np.ravel(np.asarray(y, object))
+        ):  # NumPy would write 1 as "1"
             raise TypeError("some are strings and some are not")
         check_consistent_length(texts, labels)
         check_classification_targets(labels)
@@ -207,7 +209,9 @@ def _encode(texts: list[str], y: Any) -> tuple[np.ndarray, np.ndarray]:
     except (ValueError, TypeError) as error:  # TypeError: kinds that have no order, None among them
         raise DataError(f"y can't be used as labels: {error}", "give one label a text, all of one kind") from None
     if len(classes) == 1:
-        raise DataError(f"y has one class only, {classes[0]!r}, expected two or more", "add texts of another label")
+        raise DataError(
+            f"y has one class only, {str(classes[0])!r}, expected two or more", "add texts of another label"
+        )
     return classes, ids
 
 

@@ -143,8 +143,12 @@ def _two_columns(file: Path) -> tuple[str, str]:
 
 def _id_place(header: tuple[str, str]) -> int:
     """The first column, unless only the second is called an id."""
-    first, second = (name.casefold().replace("_", " ").strip() in ID_NAMES for name in header)
+    first, second = map(_is_id, header)
     return 1 if second and not first else 0
+
+
+def _is_id(column: str) -> bool:
+    return column.casefold().replace("_", " ").strip() in ID_NAMES
 
 
 def _check_ids(ids: Sequence[str], file: str) -> None:
@@ -159,6 +163,14 @@ def _check_ids(ids: Sequence[str], file: str) -> None:
 def _line_end(file: Path) -> str:
     with file.open("rb") as handle:
         return "\r\n" if handle.readline().endswith(b"\r\n") else "\n"
+
+
+def ids_notes(source: str | Path) -> list[str]:
+    """A line for people where a file has ids of its own, which answers without a sample don't."""
+    columns = readers.columns(Path(source)) if readers.is_data_file(Path(source)) else ()
+    own = next((name for name in columns if _is_id(name)), None)
+    taken = "--sample-submission takes a sample's ids over"
+    return [f"id counts rows from 0: the file's own column {own!r} isn't it ({taken})"] if own else []
 
 
 def _ids_in(source: Path, column: str) -> list[str] | None:

@@ -12,7 +12,7 @@ def plan_table(plan: Result) -> str:
     groups = {
         "adapters": plan["adapters"],
         "head": plan["head"],
-        "tokens": plan["bag_of_tokens"],
+        "bag": plan["bag_of_tokens"],
         "memory": plan["memory"],
         "biases": plan["biases"],
         "trainable": plan["trainable"],
@@ -22,7 +22,7 @@ def plan_table(plan: Result) -> str:
     rows += [
         f"  {name:<10}{count:>12,}"
         for name, count in groups.items()
-        if count or name not in ("tokens", "memory", "biases")
+        if count or name not in ("bag", "memory", "biases")
     ]
     rows += [f"  {'of':<10}{plan['total']:>12,}  {plan['trainable_percent']} %"]
     rows += [f"  {'budget':<10}{plan['budget']:>12,}  {plan['budget'] - plan['trainable']:,} left"]
@@ -227,7 +227,7 @@ def suspects_table(found: Result) -> str:
     for one in suspects[:SUSPECTS_SHOWN]:
         labels = f"{one['given']} ({one['score']:.3f}) -> {one['suggested']} ({one['probability']:.3f})"
         sure = "" if one["sure"] else " perhaps"
-        lines.append(f"row {one['row']} of {one['file']}:{sure} {labels}: {_shortened(one['text'])}")
+        lines.append(f"row {one['row'] + 1} of {one['file']}:{sure} {labels}: {_shortened(one['text'])}")
     more = len(suspects) - SUSPECTS_SHOWN
     where = f"all in {found['out']}" if found["out"] else "--out FILE writes all"
     return "\n".join(lines + ([f"and {more:,} more; {where}"] if more > 0 else [where] if suspects else []))

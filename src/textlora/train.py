@@ -33,6 +33,7 @@ from textlora.config import Config
 from textlora.data import Data
 from textlora.errors import UsageError
 from textlora.evaluate import Report, judge
+from textlora.fitting import PAIRS
 from textlora.measure import measuring
 from textlora.prepare import Prepared, Say, prepare
 from textlora.provenance import check_same, write_settings
@@ -61,10 +62,10 @@ def train(
     """Train, save, check and judge one adapter (of several seeds the best); returns its run folder.
 
     `rows` (of `data.from_texts`) stand in for the setting `data`, for texts that are in no file.
-    `out` is the run folder (default runs/<date>-<base>-<data>); `resume` goes on from its newest good checkpoint with
-    its own settings. `say` receives the lines a person reads. A time limit counts from `began` (time.monotonic()'s
-    seconds; default now). Raises the errors of textlora.errors for what the user can fix, KeyboardInterrupt (a
-    checkpoint saved) on Ctrl-C.
+    `out` is the run folder (default runs/<date>-<base>-<data>); `resume` goes on from its newest good checkpoint, and
+    refuses other settings than its own. `say` receives the lines a person reads. A time limit counts from `began`
+    (time.monotonic()'s seconds; default now). Raises the errors of textlora.errors for what the user can fix,
+    KeyboardInterrupt (a checkpoint saved) on Ctrl-C.
     """
     began = time.monotonic() if began is None else began
     out = out or _default_folder(config, rows)
@@ -227,7 +228,7 @@ def fit(
     with disable_input_dtype_casting(network):
         if clock:
             clock.start(_rows_to_judge(prepared, clock), prepared.build_seconds)
-        trainer.train(resume_from_checkpoint=str(start) if start else None)
+        trainer.train_from(start)
     if stopper.interrupted:
         raise KeyboardInterrupt(
             f"stopped at step {trainer.state.global_step}; go on with: textlora train --resume --out {run.folder}"
@@ -242,14 +243,20 @@ def _objective(
     """The Trainer, its loss and its judge, as the setting `loss` has them: where the head is solved for, that is done
     before each judgement, so that every checkpoint has one that fits."""
     config, weights = prepared.config, prepared.label_weights
-    if config.loss == "cross-entropy":
+    if config.loss != PAIRS:
         return TextTrainer, step_loss(texts_per_step, config.label_smoothing_factor, weights), measure
 
     def solved() -> dict[str, float]:
-        contrast.solve_head(prepared.network, prepared.learned, prepared.pad_id, prepared.class_weight)
+        solve_head(prepared)
         return measure()
 
     return contrast.PairTrainer, contrast.step_loss(config.gradient_accumulation_steps), solved
+
+
+def solve_head(prepared: Prepared) -> None:
+    """Where the head isn't trained but solved for, fit it to what the adapters make of the training rows now."""
+    if prepared.config.loss == PAIRS:
+        contrast.solve_head(prepared.network, prepared.learned, prepared.pad_id, prepared.class_weight)
 
 
 def blended(prepared: Prepared, trained: PeftModel, say: Say) -> Shares:

@@ -13,7 +13,8 @@ from peft import PeftModel
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from textlora import adapter, checkpoint, device, optim, runs, sam
 from textlora.callbacks import Meter
@@ -138,6 +139,18 @@ class TextTrainer(Trainer):
         self.log(dict(figures))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
         return figures
+
+    def train_from(self, start: Path | None) -> None:
+        """Train, from the checkpoint `start` on if there is one; that of a last step is only loaded: the Trainer would
+        make one more."""
+        state = TrainerState.load_from_json(str(start / TRAINER_STATE_NAME)) if start else None
+        if start is None or state is None or state.global_step < state.max_steps:
+            self.train(resume_from_checkpoint=str(start) if start else None)
+            return
+        self.state = state
+        self._load_from_checkpoint(str(start))
+        self.callback_handler.on_train_begin(self.args, self.state, self.control)
+        self.callback_handler.on_train_end(self.args, self.state, self.control)
 
     # Checkpoints: what the Trainer would pickle goes through textlora.checkpoint, and a manifest is written last.
 

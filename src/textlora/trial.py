@@ -27,7 +27,7 @@ from textlora.prepare import Prepared, prepare, whole_texts
 from textlora.provenance import write_settings
 from textlora.runs import Run
 from textlora.study import OUT_OF_TIME
-from textlora.train import blended, fit
+from textlora.train import blended, fit, solve_head
 
 FINISHED, PRUNED, DIVERGED = "finished", "pruned", "diverged"
 INFEASIBLE, FAILED = "infeasible", "failed"  # settings that no training takes, or no memory for them
@@ -147,7 +147,7 @@ def _run_trial(
     meter = Meter()
     clock = clock_for(prepared.config.time_limit_seconds, began, None)
     reserve = CHANCE * shared.closing_seconds
-    watch = Watch(meter, shared.marks, lambda: _scores(prepared)[shared.objective], worse, lambda: left() - reserve)
+    watch = Watch(meter, shared.marks, lambda: _so_far(prepared)[shared.objective], worse, lambda: left() - reserve)
     scores: dict[str, float] = {}
     try:
         engine.use(prepared.network, prepared.config.engine, _quiet)
@@ -173,6 +173,12 @@ def _run_trial(
         seconds=time.monotonic() - began,
         scores=scores,
     )
+
+
+def _so_far(prepared: Prepared) -> dict[str, float]:
+    """Between evaluations, which alone see to a head that is solved for."""
+    solve_head(prepared)
+    return _scores(prepared)
 
 
 def _scores(prepared: Prepared) -> dict[str, float]:

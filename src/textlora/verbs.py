@@ -34,6 +34,7 @@ from textlora.tables import (
 )
 
 LOADING = ("base_weights", "tokenizer", "allow_other_base", "precise", "adapter_scale")
+USUAL_LABELS = 4  # that `plan` counts for, if nothing is said: AG News'
 STRONGEST = 8  # words that `classify --explain` prints of a text
 HEADLINE = "Chip maker lifts its forecast as orders for satellite phones double"
 TUNED = tuple(field.name for field in fields(study.Options) if field.name != "heartbeat")
@@ -73,16 +74,30 @@ def plan(args: argparse.Namespace) -> Result:
 
     config = settings(args)
     base = bases.find(config.base, config.base_revision)
-    shapes = bases.shapes(base, config.base_weights)
+    shapes, num_labels = bases.shapes(base, config.base_weights), _num_labels(args, config)
     if args.base is None or args.recipe or any(getattr(args, name) is not None for name in plans.SPEC):
         enough = for_rows(config, MOST_REMEMBERED)  # rows for all that the recipe would remember
-        result = budget.plan(enough, shapes, args.num_labels, base.hub_id).to_dict()
+        result = budget.plan(enough, shapes, num_labels, base.hub_id).to_dict()
         out(args, plan_table(result))
         return result
-    good = plans.good_plans(config, shapes, args.num_labels, base.hub_id)
+    good = plans.good_plans(config, shapes, num_labels, base.hub_id)
     result = good[0].plan.to_dict() | {"plans": [one.to_dict() for one in good], "rule": plans.RULE}
     out(args, good_plans_table(result))
     return result
+
+
+def _num_labels(args: argparse.Namespace, config: Config) -> int:
+    """How many labels to plan for: as told, those of the data, or four, as AG News has. Raises UsageError for two
+    different numbers."""
+    told, named = args.num_labels, len(config.label_names)
+    if told and named and told != named:
+        raise UsageError(f"--num-labels {told}, but --label-names are {named}", "leave out --num-labels")
+    if told is None and not named and config.data:
+        from textlora.data import load
+
+        columns = {"text_column": config.text_column, "label_column": config.label_column}
+        named = len(load(config.data, **columns, revision=config.data_revision).label_names)
+    return USUAL_LABELS if told is None and not named else told or named
 
 
 def train(args: argparse.Namespace) -> Result:
@@ -294,12 +309,15 @@ def _checked(args: argparse.Namespace, config: Config) -> Result:
         validation_fraction=config.validation_fraction,
         count_tokens=_token_counter(config),
     )
-    result = checked.to_dict() | _fit_to(checked, config)
+    fit, over = _fit_to(checked, config)
+    result = checked.to_dict() | fit
     out(args, check_table(result))
     if not checked.trainable:
         stops = sum(finding.stops for finding in checked.findings)
         things = "1 thing stands" if stops == 1 else f"{stops} things stand"
         raise DataError(f"{things} in the way of training on {args.source}", "mend what is marked !", details=result)
+    if over:
+        raise BudgetError(over.message, over.fix, details=result)
     return result
 
 
@@ -329,10 +347,11 @@ def _token_counter(config: Config) -> Callable[[list[str]], Any] | None:
     return count
 
 
-def _fit_to(checked: Any, config: Config) -> Result:
-    """What the recipe would choose for these rows, and how many texts it would cut."""
+def _fit_to(checked: Any, config: Config) -> tuple[Result, BudgetError | None]:
+    """What the recipe would choose for these rows, and how many texts it would cut; or why it can't."""
+    nothing = {"max_length": config.max_length, "cut": None, "fitted": []}
     if checked.tokens is None or not checked.trainable:
-        return {"max_length": config.max_length, "cut": None, "fitted": []}
+        return nothing, None
     from textlora import bases, budget
     from textlora.fitting import Facts, fitted, for_rows
 
@@ -342,12 +361,12 @@ def _fit_to(checked: Any, config: Config) -> Result:
         rows = len(checked.train)
         plan = budget.plan(for_rows(config, rows), shapes, num_labels, base.hub_id)
     except BudgetError as error:
-        return {"max_length": config.max_length, "cut": None, "fitted": [f"{error.message}: {error.fix}"]}
+        return nothing | {"trainable": False}, error
     counts = tuple(int((checked.train.labels == i).sum()) for i in range(num_labels))
     extras = (plan.bag_of_tokens > 0, plan.memory_rows)
     config, lines = fitted(config, Facts(counts, checked.tokens, checked.validation, shapes.longest_text, *extras))
     cut = int((checked.tokens > config.max_length).sum())
-    return {"max_length": config.max_length, "cut": cut, "fitted": list(lines)}
+    return {"max_length": config.max_length, "cut": cut, "fitted": list(lines)}, None
 
 
 def doctor(args: argparse.Namespace) -> Result:

@@ -34,7 +34,7 @@ class Options:
     isa: str = ""
     peers: bool = False
     lora_r: int = 10
-    target_modules: str = "query,value"  # with commas; among them what reads a block's input
+    target_modules: str = ""  # with commas, among them what reads a block's input; "": the base's query and value
 
     def __post_init__(self) -> None:
         for name in ("rows", "rounds", "seconds", "lora_r"):
@@ -49,8 +49,8 @@ class Options:
 
     @property
     def targets(self) -> list[str]:
-        """The modules with adapters."""
-        return [name.strip() for name in self.target_modules.split(",")]
+        """The modules with adapters, as told."""
+        return [name.strip() for name in self.target_modules.split(",") if name.strip()]
 
     @property
     def environment(self) -> dict[str, str]:

@@ -12,9 +12,11 @@ from safetensors.numpy import load_file, save_file
 
 from textlora import bases, budget, data, model, runs
 from textlora import config as configs
+from textlora.bases import Base
 from textlora.bench.options import Options
 from textlora.budget import Plan
 from textlora.config import Config
+from textlora.engine.families import BERT, FAMILIES
 from textlora.longtext import TRUNCATE, Cut
 from textlora.tokens import Tokens, load_tokenizer, tokenize
 
@@ -121,13 +123,20 @@ def make(options: Options, folder: Path) -> Task:
         tokens_per_text=len(tokens.ids) / len(texts),
         max_length=max_length,
         lora_r=options.lora_r,
-        targets=tuple(options.targets),
+        targets=tuple(options.targets or _query_and_value(base, base_folder)),
     )
+    task.plan(task.config())  # raises for modules that aren't there, before every side would
     arrays = {"ids": tokens.ids, "offsets": tokens.offsets, "labels": np.asarray(rows.labels)[order]}
     save_file(arrays, folder / TOKENS)
     (folder / TEXTS).write_text(json.dumps(texts), encoding="utf-8")
     (folder / TASK).write_text(json.dumps(asdict(task)), encoding="utf-8")
     return task
+
+
+def _query_and_value(base: Base, folder: Path) -> list[str]:
+    """What the base's family calls them: the ends of the modules' names."""
+    family = FAMILIES.get(bases.shapes(base, str(folder)).family, BERT)
+    return [path.rpartition(".")[2] for path in (family.query, family.value)]
 
 
 def _tokenizer_folder(options: Options) -> Path:

@@ -154,7 +154,8 @@ def carve(texts: Sequence[str] | np.ndarray, labels: np.ndarray, fraction: float
     members = np.split(order, np.flatnonzero(np.diff(cluster[order])) + 1)
 
     per_label = np.bincount(labels)
-    wanted = np.minimum(np.maximum(np.rint(fraction * per_label).astype(np.int64), 1), per_label - 1)
+    usual = np.maximum(np.rint(fraction * per_label).astype(np.int64), 1)
+    wanted = np.maximum(np.minimum(usual, per_label - 1), 0)  # 0 of a label that has no row
     taken = np.zeros_like(per_label)
     chosen = np.zeros(len(texts), dtype=bool)
     for place in np.random.Generator(np.random.PCG64(seed)).permutation(len(members)):
