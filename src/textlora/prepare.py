@@ -137,9 +137,9 @@ def _told_by_few(prepared: Prepared, say: Say) -> Prepared:
         return replace(prepared, names=found)
     rows_NV = bag.features(prepared.train.ids, prepared.train.offsets, prepared.network.config.vocab_size)
     given = prepared.data.train.labels, len(prepared.labels), prepared.class_weight
-    share = solved.bag_share(vectors_ND, rows_NV, *given)
-    say(f"  the bag of tokens has {share:.2f} of the head's weight, found on training rows left out in turn")
-    return replace(prepared, names=found, shares=Shares(bag=share))
+    head, share = solved.shares(vectors_ND, rows_NV, *given)
+    say(f"  the bag of tokens has {share / head:.2f} of the head's weight, found on training rows left out in turn")
+    return replace(prepared, names=found, shares=Shares(head=head, bag=share))
 
 
 def _names(prepared: Prepared, vectors_ND: np.ndarray, say: Say) -> Rows | None:

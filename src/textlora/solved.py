@@ -49,17 +49,19 @@ def folds(labels_N: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     return StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(labels_N, labels_N)
 
 
-def bag_share(
+def shares(
     pooled_ND: Floats,
     tokens_NV: csr_matrix,
     labels_N: np.ndarray,
     num_labels: int,
     class_weight: dict[int, float] | None = None,
-) -> float:
-    """What a bag of tokens should weigh beside a head of weight 1, as a pool of both tells rows that neither has seen.
+) -> tuple[float, float]:
+    """What a head and a bag of tokens should weigh, as a pool of both tells rows that neither has seen.
 
-    `pooled_ND` are the untrained base's: what was trained on all rows would know those left out. 0 where a label has
-    too few rows to leave some out. A handful of validation rows can't tell it: docs/log.md.
+    `pooled_ND` are the untrained base's: what was trained on all rows would know those left out. Of the head that comes
+    after training their word is taken where they find theirs too sure; none makes it surer than `_sharper`, which was
+    fitted to trained ones (docs/log.md). 1 and 0 where a label has too few rows to leave some out. A handful of
+    validation rows can't tell it.
     """
     head_NC, bag_NC = np.zeros((2, len(labels_N), num_labels))
     for rest, held in folds(labels_N):
@@ -67,4 +69,5 @@ def bag_share(
         head_NC[held] = pooled_ND[held] @ weights + biases
         bag_NC[held] = tokens_NV[held] @ bag.fit_tokens(tokens_NV[rest], labels_N[rest], num_labels, class_weight)
     of_head, of_bag = voices.shares([head_NC, bag_NC], labels_N, class_weight)
-    return of_bag / of_head
+    of_all = min(1.0, of_head)
+    return of_all, of_all * of_bag / of_head
