@@ -674,7 +674,7 @@ BAD_INPUT = {
     "a target that matches nothing": (f"{PLAN} --target-modules qurey", 2, "did you mean query"),
     "one label": (f"{PLAN} --num-labels 1", 2, "2 labels or more"),
     "labels of two numbers": (f"{PLAN} --num-labels 3 --label-names a,b", 2, "--label-names are 2"),
-    "data that isn't there": (f"{PLAN} --data nowhere.csv", 2, "nowhere.csv"),
+    "data that isn't there": (f"{PLAN} --data nowhere.csv", 3, "nowhere.csv"),
     "labels that are no number": (f"{PLAN} --num-labels four", 2, "invalid int value"),
     "an unknown choice": (f"{PLAN} --head liner", 2, "did you mean linear"),
     "four bits without a GPU": (f"{TRAIN} --data mini-news --quantize 4bit", 7, "4bit needs a CUDA GPU"),
