@@ -143,8 +143,8 @@ class TextTrainer(Trainer):
     def train_from(self, start: Path | None) -> None:
         """Train, from the checkpoint `start` on if there is one; that of a last step is only loaded: the Trainer would
         make one more."""
-        state = TrainerState.load_from_json(str(start / TRAINER_STATE_NAME)) if start else None
-        if start is None or state is None or state.global_step < state.max_steps:
+        state = TrainerState.load_from_json(str(start / TRAINER_STATE_NAME)) if start else self.state
+        if not start or state.global_step < state.max_steps:
             self.train(resume_from_checkpoint=str(start) if start else None)
             return
         self.state = state

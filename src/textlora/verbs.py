@@ -97,7 +97,7 @@ def _num_labels(args: argparse.Namespace, config: Config) -> int:
 
         columns = {"text_column": config.text_column, "label_column": config.label_column}
         named = len(load(config.data, **columns, revision=config.data_revision).label_names)
-    return USUAL_LABELS if told is None and not named else told or named
+    return told if told is not None else named or USUAL_LABELS
 
 
 def train(args: argparse.Namespace) -> Result:

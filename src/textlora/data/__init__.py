@@ -72,10 +72,7 @@ def load(
 
     own = plan.own_label_names(found.first())
     names = checked_names(label_names) or own or labels.found_names(given[TRAIN].labels, plan.label)
-    told = (
-        bool(label_names) and names != own
-    )  # else, as where a run gives back the file's own, the last may have no row
-    code = labels.coding(given[TRAIN].labels, names, own, complete=told)
+    code = labels.coding(given[TRAIN].labels, names, own, complete=bool(label_names))
     hidden = [split for split in given if own and split != TRAIN and given[split].untold]
     given = {split: raw for split, raw in given.items() if split not in hidden}
     coded = {split: raw.coded(split, names, code) for split, raw in given.items()}

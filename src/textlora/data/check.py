@@ -71,8 +71,8 @@ def check(
 
     coded = _attempt(findings, lambda: _coded(findings, given, plan, found, label_names)) or {}
     lost = bool(faults.get(TRAIN)) and TRAIN in coded and not len(coded[TRAIN])  # every row has a fault: said above
-    judge = bool(coded) and not lost
-    judged = _attempt(findings, lambda: _judged(coded, split_seed, validation_fraction, source)) if judge else None
+    whole = coded and not lost
+    judged = _attempt(findings, lambda: _judged(coded, split_seed, validation_fraction, source)) if whole else None
     findings += _of_texts(coded) + _of_splits(coded, judged) + _of_classes(coded)
     train = judged.train if judged else coded.get(TRAIN)
     tokens = count_tokens(train.texts) if count_tokens and train and len(train) else None
@@ -98,7 +98,7 @@ def _coded(
     own = plan.own_label_names(found.first())
     known = checked_names(names) or own or _attempt(findings, lambda: labels.found_names(first.labels, plan.label))
     known = known or tuple(sorted(set(first.labels)))
-    code = labels.coding(first.labels, known, own, complete=bool(names) and known != own and TRAIN in given)
+    code = labels.coding(first.labels, known, own, complete=bool(names) and TRAIN in given)
     told = {split: raw for split, raw in given.items() if not (own and split != TRAIN and raw.untold)}
     for split in sorted(given.keys() - told.keys()):
         findings.append(

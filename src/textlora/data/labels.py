@@ -82,7 +82,8 @@ def coding(
 ) -> dict[str, int]:
     """Label string -> id in `names`. `own_names` are those the file brings: what its numbers stand for.
 
-    `complete`: numbers must reach the last name, as a training split's do. Raises DataError where numbers fit `names`
+    `complete`: numbers must reach the last name, as a training split's do; of the file's own names (which a run gives
+    back when it looks for its rows) the last may have none. Raises DataError where numbers fit `names`
     neither from 0 nor from 1, or both.
     """
     by_name = {name: i for i, name in enumerate(names)}
@@ -90,7 +91,7 @@ def coding(
     if distinct <= by_name.keys() or not _all_whole(distinct) or _all_whole(names):
         return by_name
     meant = own_names if own_names and set(own_names) <= set(names) else names
-    first = _first_number(sorted(map(int, distinct)), meant, complete)
+    first = _first_number(sorted(map(int, distinct)), meant, complete and tuple(names) != tuple(own_names))
     return {str(first + i): by_name[name] for i, name in enumerate(meant)}
 
 
