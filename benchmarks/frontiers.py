@@ -52,8 +52,9 @@ SEED_1_QUICK = "first seed's recipe, no dropout in the base"  # so that it runs 
 SEED_2 = "second seed's recipe"
 FAST, BEST = "ours, minilm-fast", "ours, minilm-best"  # r 16, a bag of tokens and a memory; the second sharpness-aware
 FAST_FORGETS, BEST_FORGETS = "ours, r 16", "ours, r 16, sharpness-aware"  # the same without the memory
-SMALL = "ours, r 2, sharpness-aware"
-TINY = "ours, r 1 on value and feed-forward, sharpness-aware"
+SMALL, SMALL_SOON = "ours, minilm-small", "ours, r 2, sharpness-aware"  # the second's passes are minilm-best's
+TINY = "ours, minilm-small, r 1 on value and feed-forward"
+TINY_SOON = "ours, r 1 on value and feed-forward, sharpness-aware"
 EXPERT = "Trainer and PEFT, all linear layers, r 16"
 FULL = "full fine-tuning"
 MIXED = [
@@ -283,10 +284,12 @@ SIDES: dict[str, Side] = {
     SEED_1_QUICK: adapters("roberta-qv-r10", base_dropout=0.0),
     SEED_2: adapters("roberta-selective-r36", target_modules=MATRICES),
     "ours, r 1 on value and feed-forward": ours(1, target_modules=MIXED, bag_of_tokens=False),
-    TINY: ours(1, "minilm-best", target_modules=MIXED, bag_of_tokens=False),
+    TINY_SOON: ours(1, "minilm-best", target_modules=MIXED, bag_of_tokens=False),
+    TINY: ours(1, "minilm-small", target_modules=MIXED),
     "ours, r 1": ours(1, bag_of_tokens=False),
     "ours, r 2": ours(2, bag_of_tokens=False),
-    SMALL: ours(2, "minilm-best", bag_of_tokens=False),
+    SMALL_SOON: ours(2, "minilm-best", bag_of_tokens=False),
+    SMALL: adapters("minilm-small"),
     "ours, r 4": ours(4, bag_of_tokens=False),
     "ours, r 8": ours(8),
     FAST_FORGETS: ours(16),
@@ -301,6 +304,7 @@ SIDES: dict[str, Side] = {
 # what the targets name: the side that should be ahead, the one behind it
 PAIRS = [(ahead, behind) for ahead in (BEST, SMALL, TINY) for behind in (SEED_1, SEED_1_QUICK, SEED_2)]
 PAIRS += [(BEST, EXPERT), (BEST, FULL), (BEST, FAST), (BEST, BEST_FORGETS), (FAST, FAST_FORGETS)]
+PAIRS += [(SMALL, SMALL_SOON), (TINY, TINY_SOON)]
 
 
 Lines = dict[tuple[str, int], dict[str, Any]]  # of a side and a seed

@@ -14,7 +14,15 @@ from textlora.config import CHOICES, Config
 from textlora.errors import DamagedError, UsageError
 
 BATCHED = Config(batch_tokens=2048)  # valid; the default leaves the batching mode to the recipe
-SHIPPED = ("minilm-best", "minilm-fast", "quickstart", "roberta-best", "roberta-qv-r10", "roberta-selective-r36")
+SHIPPED = (
+    "minilm-best",
+    "minilm-fast",
+    "minilm-small",
+    "quickstart",
+    "roberta-best",
+    "roberta-qv-r10",
+    "roberta-selective-r36",
+)
 
 # ---------------------------------------------------------------------------------------------- valid configs to draw
 
@@ -308,7 +316,7 @@ def test_an_unknown_key_names_the_closest():
 
 
 def test_an_unknown_recipe_names_the_closest():
-    with pytest.raises(UsageError, match=r"no recipe 'minilm-fsat'.*did you mean minilm-fast or minilm-best\?"):
+    with pytest.raises(UsageError, match=r"no recipe 'minilm-fsat'.*did you mean minilm-fast or minilm-best or minilm-small\?"):
         configs.load("minilm-fsat")
     with pytest.raises(UsageError, match="no recipe file"):
         configs.load("/nowhere/mine.toml")

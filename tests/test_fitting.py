@@ -139,11 +139,19 @@ def test_sharpness_aware_steps_take_one_pass_more_at_the_high_rate(rows, epochs,
     assert fitted(best, facts())[0] == replace(best, auto=())  # the recipe, as it was measured
     other = replace(best, base="roberta")
     assert fitted(other, facts())[0] == fitted(replace(DEFAULT, base="roberta", sam_rho=best.sam_rho), facts())[0]
-    assert fitted(replace(best, auto=("learning_rate",), num_train_epochs=4), facts())[0].learning_rate == 5e-4
+    assert fitted(replace(best, auto=("learning_rate",), num_train_epochs=4), facts())[0].learning_rate == 1e-3
 
 
 def test_minilm_best_is_the_default_recipe_with_sharpness_aware_steps():
     assert replace(configs.load("minilm-best"), sam_rho=0.0, num_train_epochs=2.0) == DEFAULT
+
+
+def test_minilm_small_is_minilm_best_for_longer_with_less_to_train():
+    small, best = configs.load("minilm-small"), configs.load("minilm-best")
+    assert fitted(small, facts())[0] == replace(small, auto=())  # the recipe, as it was measured
+    changed = {"lora_r": 2, "lora_alpha": 4, "sam_rho": 0.1, "num_train_epochs": 6.0, "bag_of_tokens": False}
+    assert replace(best, **changed, auto=small.auto) == small
+    assert set(best.auto) - set(small.auto) == {"bag_of_tokens", "memory"}
 
 
 def test_few_fast_passes_are_for_the_base_they_were_measured_on_and_give_way_to_flags():

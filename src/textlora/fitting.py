@@ -30,7 +30,8 @@ UPDATES_PER_LABEL = 20  # and with more than 12 labels this for each: two data s
 MANY_EPOCHS = 30  # the cap on the way there
 USUAL_EPOCHS, USUAL_WARMUP = 3, 0.06
 # From so many rows on, two passes at the recipe's rate are as good as three at half of it, which 1,000 rows want
-# (docs/log.md: seen on 16,000 rows and on 1,000; where between is a guess). On the base that this was seen on.
+# (docs/log.md: seen on 16,000 rows and on 1,000; where between is a guess). On the base that this was seen on, where a
+# recipe's own passes are right.
 MANY, BRISK_BASE, SLOWER = 10_000, "minilm", 0.5
 LONG_WARMUP = 0.1  # for runs of few steps: Mosbach et al. 2021 (arXiv 2006.04884) on small sets
 LARGE, HUGE = 50_000, 250_000  # rows from which two passes, and one, are enough
@@ -134,17 +135,17 @@ def _batch_tokens(config: Config, facts: Facts) -> int:
 
 def _num_train_epochs(config: Config, facts: Facts) -> float:
     if facts.rows >= LARGE:
-        return 1.0 if facts.rows >= HUGE else 2.0 + _more(config, facts)
+        return 1.0 if facts.rows >= HUGE else 3.0 if config.sam_rho and _brisk(config, facts) else 2.0
     if config.loss == PAIRS:
         return float(max(LEAST_PAIR_EPOCHS, ceil(PAIR_UPDATES / facts.updates_per_epoch(config))))
     updates = max(UPDATES, UPDATES_PER_LABEL * facts.labels)
     wanted = ceil(updates / facts.updates_per_epoch(config))
-    usual = USUAL_EPOCHS - (1 if _brisk(config, facts) else 0) + _more(config, facts)
+    usual = config.num_train_epochs if _brisk(config, facts) else USUAL_EPOCHS
     return float(min(max(wanted, usual), MANY_EPOCHS))
 
 
 def _brisk(config: Config, facts: Facts) -> bool:
-    """Whether few passes at a high rate will do."""
+    """Whether the recipe's own passes, at its high rate, will do."""
     return _many(config, facts.rows)
 
 
@@ -157,16 +158,12 @@ def _brisk_base(config: Config) -> bool:
     return bases.find(config.base).name == BRISK_BASE
 
 
-def _more(config: Config, facts: Facts) -> int:
-    """Of few passes at a high rate one more, where steps are sharpness-aware: they overfit later (docs/log.md)."""
-    return 1 if config.sam_rho and _brisk(config, facts) else 0
-
-
 def _learning_rate(config: Config, facts: Facts) -> float:
-    """The recipe's where passes are few and the rows many, else a lower one; the lowest for pairs."""
+    """The recipe's where the rows are many and the passes few, or sharpness-aware, which overfit later (docs/log.md);
+    else a lower one; the lowest for pairs."""
     if config.loss == PAIRS:
         return config.learning_rate * PAIR_RATE
-    brisk = _brisk(config, facts) and config.num_train_epochs < USUAL_EPOCHS + _more(config, facts)
+    brisk = _brisk(config, facts) and (config.sam_rho > 0 or config.num_train_epochs < USUAL_EPOCHS)
     return config.learning_rate * (1.0 if brisk else SLOWER)
 
 
