@@ -316,7 +316,9 @@ def test_an_unknown_key_names_the_closest():
 
 
 def test_an_unknown_recipe_names_the_closest():
-    with pytest.raises(UsageError, match=r"no recipe 'minilm-fsat'.*did you mean minilm-fast or minilm-best or minilm-small\?"):
+    with pytest.raises(
+        UsageError, match=r"no recipe 'minilm-fsat'.*did you mean minilm-fast or minilm-best or minilm-small\?"
+    ):
         configs.load("minilm-fsat")
     with pytest.raises(UsageError, match="no recipe file"):
         configs.load("/nowhere/mine.toml")
