@@ -142,6 +142,15 @@ def test_sharpness_aware_steps_take_one_pass_more_at_the_high_rate(rows, epochs,
     assert fitted(replace(best, auto=("learning_rate",), num_train_epochs=4), facts())[0].learning_rate == 1e-3
 
 
+@pytest.mark.parametrize("recipe", [replace(DEFAULT, sam_rho=0.05), configs.load("minilm-small")])
+def test_large_data_takes_no_more_passes_than_the_recipe_has(recipe):
+    passes = [
+        fitted(recipe, facts((rows // 2,) * 2))[0].num_train_epochs for rows in (18_000, 49_998, 50_000, 1_000_000)
+    ]
+    assert passes == sorted(passes, reverse=True)
+    assert passes[0] == recipe.num_train_epochs
+
+
 def test_minilm_best_is_the_default_recipe_with_sharpness_aware_steps():
     assert replace(configs.load("minilm-best"), sam_rho=0.0, num_train_epochs=2.0) == DEFAULT
 

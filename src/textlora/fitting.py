@@ -34,7 +34,7 @@ USUAL_EPOCHS, USUAL_WARMUP = 3, 0.06
 # recipe's own passes are right.
 MANY, BRISK_BASE, SLOWER = 10_000, "minilm", 0.5
 LONG_WARMUP = 0.1  # for runs of few steps: Mosbach et al. 2021 (arXiv 2006.04884) on small sets
-LARGE, HUGE = 50_000, 250_000  # rows from which two passes, and one, are enough
+LARGE, HUGE = 50_000, 250_000  # rows from which two passes (three, sharpness-aware), and one, are enough
 EVALUATIONS = 10  # of a run at most, where epochs are short
 ROWS_BETWEEN_EVALUATIONS = 50_000  # at most, where epochs are long
 CHOOSING = 200  # validation rows from which an evaluation may choose; below, the last weights are taken
@@ -134,13 +134,14 @@ def _batch_tokens(config: Config, facts: Facts) -> int:
 
 
 def _num_train_epochs(config: Config, facts: Facts) -> float:
+    brisk = _brisk(config, facts)
+    usual = config.num_train_epochs if brisk else USUAL_EPOCHS
     if facts.rows >= LARGE:
-        return 1.0 if facts.rows >= HUGE else 3.0 if config.sam_rho and _brisk(config, facts) else 2.0
+        return float(min(usual, 1 if facts.rows >= HUGE else 3 if brisk and config.sam_rho else 2))
     if config.loss == PAIRS:
         return float(max(LEAST_PAIR_EPOCHS, ceil(PAIR_UPDATES / facts.updates_per_epoch(config))))
     updates = max(UPDATES, UPDATES_PER_LABEL * facts.labels)
     wanted = ceil(updates / facts.updates_per_epoch(config))
-    usual = config.num_train_epochs if _brisk(config, facts) else USUAL_EPOCHS
     return float(min(max(wanted, usual), MANY_EPOCHS))
 
 
