@@ -100,17 +100,6 @@ def test_the_second_one_remembers_as_many_texts_of_all_rows(folder, tiny_config)
     assert memory.weights.tolist() == pytest.approx([30, 0.4])
 
 
-def test_the_second_ones_texts_may_have_places_that_the_first_one_leaves_empty(folder, tiny_config, tmp_path):
-    config = tiny_config("bert", data=str(folder), memory=260, refit=True, max_steps=5, auto=[])
-    run = train(config, out=tmp_path / "run", say=quiet)
-    memory = {name: t for name, t in adapter.read_weights(run.adapter).items() if "memory" in name}
-    assert int(memory["base_model.model.memory.counts"].sum()) == 260
-    with pytest.raises(UsageError, match="a memory of 261 texts is more than the 260 training rows"):
-        prepare(replace(config, memory=261), quiet)
-    with pytest.raises(UsageError, match="more than the 200 training rows"):
-        prepare(replace(config, refit=False), quiet)
-
-
 def test_one_that_went_wrong_is_not_saved(folder, tiny_config, tmp_path, monkeypatch):
     config = tiny_config("bert", data=str(folder))
     once = train(config, out=tmp_path / "once", say=quiet)

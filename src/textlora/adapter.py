@@ -99,7 +99,7 @@ def check_memory(settings: AdapterSettings, tensors: dict[str, Tensor]) -> None:
     codes, counts = (tensors.get(f"base_model.model.memory.{name}") for name in ("codes", "counts"))
     rows = 0 if codes is None else len(codes)
     labelled = rows if counts is None else int(counts.sum())
-    if not labelled <= rows == settings.memory or (counts is not None and (counts < 0).any()):
+    if not rows == labelled == settings.memory or (counts is not None and (counts < 0).any()):
         what = f"{settings.memory} remembered texts by its settings, {rows} in its file, {labelled} with a label"
         raise DamagedError(f"the adapter has {what}", "copy the adapter again")
 

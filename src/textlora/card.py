@@ -102,9 +102,8 @@ def _memory(config: Config, plan: Plan) -> tuple[list[str], list[str]]:
         "base.memory = torch.nn.Module()",
         *(f'base.memory.register_buffer("{name}", {empty})' for name, empty in made.items()),
     ], [
+        f"signs = (model.memory.codes[..., None] >> torch.arange({BITS}) & 1).flatten(1)[:, :{width}].float() * 2 - 1",
         f"whose = torch.eye({labels})[torch.repeat_interleave(model.memory.counts.long())]",
-        "codes = model.memory.codes[: len(whose), :, None]",
-        f"signs = (codes >> torch.arange({BITS}) & 1).flatten(1)[:, :{width}].float() * 2 - 1",
         'mask = batch["attention_mask"][..., None]',
         'vectors = (model.embeddings(batch["input_ids"]) * mask).sum(1) / mask.sum(1) - model.memory.mean',
         "cosine = torch.nn.functional.normalize(vectors) @ signs.T / signs.shape[1] ** 0.5",

@@ -274,7 +274,7 @@ def _together(config: Config) -> list[str]:
     ):  # its linears cast their biases to the base's type, in place
         found.append(f"quantize {config.quantize} trains no biases: it goes with bias none, not {config.bias}")
     for other in ("time_limit", "early_stopping_patience"):
-        if config.refit and "refit" not in config.auto and getattr(config, other):
+        if config.refit and getattr(config, other):
             found.append(f"refit trains for as many passes once more, without validation rows: not with {other}")
     if config.loss == "contrastive" and "loss" not in config.auto:
         found += [f"loss contrastive {why}" for why in _not_contrastive(config)]

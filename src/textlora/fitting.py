@@ -207,14 +207,12 @@ def _memory(config: Config, facts: Facts) -> int:
     return facts.memory
 
 
-def for_rows(config: Config, rows: int, validation: int = 0) -> Config:
-    """`config` before it is planned: a memory that is left to the data asks for all `rows` training texts, those of
-    `validation` too where a second training has them, and where they are few or the base is another than it was seen
-    on, for none."""
+def for_rows(config: Config, rows: int) -> Config:
+    """`config` before it is planned: a memory that is left to the data asks for all `rows` training texts, and where
+    they are few or the base is another than it was seen on, for none."""
     if "memory" not in config.auto:
         return config
-    wanted = rows + validation if _once_more(config, rows, validation) else rows
-    return replace(config, memory=min(wanted, MOST_REMEMBERED) if _many(config, rows) else 0)
+    return replace(config, memory=min(rows, MOST_REMEMBERED) if _many(config, rows) else 0)
 
 
 def _metric(config: Config, facts: Facts) -> str:
@@ -222,16 +220,9 @@ def _metric(config: Config, facts: Facts) -> str:
 
 
 def _refit(config: Config, facts: Facts) -> bool:
-    return _once_more(config, facts.rows, facts.validation)
-
-
-def _once_more(config: Config, rows: int, validation: int) -> bool:
-    """On few rows each counts, and a second training takes seconds (docs/log.md, 2026-11-23). A recipe may want it for
-    more, but where passes are long it gives way, and where the clock or patience may end one it can't be had."""
-    if "refit" not in config.auto:
-        return config.refit
+    """On few rows each counts, and a second training takes seconds (docs/log.md, 2026-11-23)."""
     ends_early = bool(config.time_limit or config.early_stopping_patience)
-    return (rows + validation < FEW or (config.refit and rows < LARGE)) and not ends_early
+    return facts.rows + facts.validation < FEW and not ends_early
 
 
 RULES: dict[str, Callable[[Config, Facts], Any]] = {

@@ -27,8 +27,7 @@ SHARPNESS = (30.0, 60.0, 100.0)
 class Memory(nn.Module):
     """Texts and their labels; it is empty before `keep`."""
 
-    codes: Tensor  # (N, W) int32: a bit is 1 where the feature is above the mean; texts of one label are together, and
-    # places that no text has taken come last
+    codes: Tensor  # (N, W) int32: a bit is 1 where the feature is above the mean; texts of one label are together
     counts: Tensor  # (C,) int32: texts of each label, in the order of `codes`
     mean: Tensor  # (D,) of the texts kept
     weights: Tensor  # (2,) sharpness, and what the voice weighs beside the head
@@ -56,15 +55,18 @@ class Memory(nn.Module):
         return share * ((1 - DOUBT) * found_BC + DOUBT / labels_NC.shape[1]).log()
 
     def keep(self, vectors_ND: NDArray[np.floating], labels: NDArray[np.integer]) -> None:
-        """Remember texts by their vectors and labels, as many as it was made for: by lot, where there are more; where
-        there are fewer, the last places stay empty."""
-        drawn = np.sort(np.random.default_rng(0).permutation(len(labels))[: len(self.codes)])
+        """Remember texts by their vectors and labels, as many as it was made for: by lot, where there are more.
+
+        Raises ValueError for fewer.
+        """
+        rows = len(self.codes)
+        if len(labels) < rows:
+            raise ValueError(f"{len(labels)} texts for a memory of {rows}")
+        drawn = np.sort(np.random.default_rng(0).permutation(len(labels))[:rows])
         drawn = drawn[np.argsort(labels[drawn], kind="stable")]
         mean_D = vectors_ND.mean(0, dtype=np.float64).astype(np.float32)
         self.mean.copy_(torch.from_numpy(mean_D))
-        codes_NW = np.zeros(self.codes.shape, np.int32)
-        codes_NW[: len(drawn)] = _packed(vectors_ND[drawn] > mean_D)
-        self.codes.copy_(torch.from_numpy(codes_NW))
+        self.codes.copy_(torch.from_numpy(_packed(vectors_ND[drawn] > mean_D)))
         self.counts.copy_(torch.from_numpy(np.bincount(labels[drawn], minlength=len(self.counts))))
 
     def says(self, vectors_ND: NDArray[np.floating], batch: int = 256) -> NDArray[np.float32]:
@@ -86,10 +88,10 @@ class Memory(nn.Module):
         if self._unpacked is None or self._unpacked[0] != state:
             width = len(self.mean)
             places = torch.arange(BITS, dtype=torch.int32, device=self.codes.device)
-            label_of_N = torch.repeat_interleave(self.counts.long())  # of no text before `keep`
-            bits_NWK = (self.codes[: len(label_of_N)].unsqueeze(-1) >> places) & 1
+            bits_NWK = (self.codes.unsqueeze(-1) >> places) & 1
             signs_ND = bits_NWK.flatten(1)[:, :width].float() * 2 - 1
-            labels_NC = one_hot(label_of_N, len(self.counts)).float()
+            label_of_N = torch.repeat_interleave(self.counts.long())
+            labels_NC = one_hot(label_of_N, len(self.counts)).float()  # of no text before `keep`
             self._unpacked = (state, signs_ND, labels_NC)
         return self._unpacked[1:]
 

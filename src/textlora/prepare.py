@@ -90,11 +90,10 @@ def prepare(config: Config, say: Say, rows: Data | None = None, tokenised: Token
     config = replace(config, base_revision=base.revision, data_revision=rows.revision)
     if base.revision:
         say(f"base {base.hub_id}, commit {base.revision}")
-    known = len(rows.train) + (len(rows.validation) if config.refit else 0)
-    if "memory" not in config.auto and config.memory > known:
-        what = f"a memory of {config.memory:,} texts is more than the {known:,} training rows"
-        raise UsageError(what, f"use --memory {known} or fewer")
-    plan = plan_for(for_rows(config, len(rows.train), len(rows.validation)), len(rows.label_names))
+    if "memory" not in config.auto and config.memory > len(rows.train):
+        what = f"a memory of {config.memory:,} texts is more than the {len(rows.train):,} training rows"
+        raise UsageError(what, f"use --memory {len(rows.train)} or fewer")
+    plan = plan_for(for_rows(config, len(rows.train)), len(rows.label_names))
     _say_data(rows, say)
     say(_plan_line(plan))
     splits = (rows.train, rows.validation)

@@ -358,8 +358,8 @@ def _fit_to(checked: Any, config: Config) -> tuple[Result, BudgetError | None]:
     base, num_labels = bases.find(config.base), len(checked.train.label_names)
     shapes = bases.shapes(base, config.base_weights)
     try:
-        config_for_rows = for_rows(config, len(checked.train), checked.validation)
-        plan = budget.plan(config_for_rows, shapes, num_labels, base.hub_id)
+        rows = len(checked.train)
+        plan = budget.plan(for_rows(config, rows), shapes, num_labels, base.hub_id)
     except BudgetError as error:
         return nothing | {"trainable": False}, error
     counts = tuple(int((checked.train.labels == i).sum()) for i in range(num_labels))
